@@ -1,0 +1,103 @@
+"""What runs leave on disk: names, places and record types, shared by the runtime that writes and all that read.
+
+    DIR/store/ID/        one folder per run, wherever it is named: run.json, status.json, metrics.jsonl, eval.jsonl,
+                         checkpoint/, log.txt
+    DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/ID -> ../../store/ID
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+State = Literal["pending", "running", "preempted", "failed", "done", "cancelled"]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """`status.json`: where a run stands. Times are Unix seconds."""
+
+    state: State
+    reason: str = ""
+    attempts: int = 0
+    step: int = 0
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+    updated: float = 0.0
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `metrics.jsonl`: one logged optimizer step.
+
+    `tokens` counts non-padding tokens so far; `loss` is the training objective in nats per non-padding target token,
+    also for each modality of the batch; `seconds` is training time so far, over all attempts.
+    """
+
+    step: int
+    tokens: int
+    loss: float
+    losses: dict[str, float]
+    lr: float
+    grad_norm: float
+    tokens_per_second: float
+    padding: float
+    """Share of the step's positions that are padding."""
+    seconds: float
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `eval.jsonl`: one modality's held-out negative ELBO at one step.
+
+    `nelbo` is in nats per non-padding token of whole sequences; `by_token_modality` splits it by the vocabulary the
+    token is of (special tokens as `special`), each in nats per token of that part, so that captions and codes
+    can be told apart; `conditional` is the nelbo of the last segment given the clean rest (image given caption), None
+    for sources of one segment. `standard_error` is that of `nelbo` over sequences.
+    """
+
+    step: int
+    tokens: int
+    modality: str
+    nelbo: float
+    standard_error: float
+    by_token_modality: dict[str, float]
+    conditional: float | None
+    scored_tokens: int
+    sequences: int
+
+
+def store_folder(out: Path, run_id: str) -> Path:
+    """The one folder of run `run_id`."""
+    return out / "store" / run_id
+
+
+def study_folder(out: Path, study: str) -> Path:
+    """The folder of study `study`."""
+    return out / study
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a reader sees the old bytes or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_status(folder: Path) -> Status:
+    """A run folder's status; pending where it has none, failed with the reason where it cannot be read."""
+    try:
+        return msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
+    except FileNotFoundError:
+        return Status(state="pending")
+    except (msgspec.MsgspecError, OSError) as error:
+        return Status(state="failed", reason=f"status.json cannot be read: {error}")
