@@ -1,0 +1,1 @@
+"""Study to plan: every run resolved, identified and costed, without torch and without data."""

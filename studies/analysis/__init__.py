@@ -1,0 +1,8 @@
+"""What runs leave on disk, as tables, laws, figures and one report. No torch here: it reads files and draws.
+
+From a study's folder to a chart:
+
+    from studies.analysis import charts, results
+    study = results.read_study("runs/demo")
+    charts.loss_curves(study).save("curves.html")
+"""

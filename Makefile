@@ -1,0 +1,42 @@
+# make demo   set up, then plan, train, fit and draw the demo study on this machine's CPU
+# make test   set up, then run the tests
+PYTHON ?= python3.11
+BIN := .venv/bin
+OUT ?= runs
+
+.PHONY: demo test test-slow lint bench lock clean
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/triptych plan studies/demo/study.yaml
+	$(BIN)/triptych run studies/demo/study.yaml --out $(OUT)
+	$(BIN)/triptych fit $(OUT)/demo
+	$(BIN)/triptych report $(OUT)/demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/installed
+	$(BIN)/python -m tests.benchmarks.trainer
+
+# Versions are chosen here and nowhere else.
+lock: .venv/installed
+	$(BIN)/pip-compile --quiet --all-extras --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+	  --no-emit-find-links --no-emit-options --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,111 @@
+"""The layout table: every parameter of the model, and the only place that knows the architecture.
+
+Parameter counts, FLOPs, memory and optimizer groups are read from it, and the runtime builds and initialises
+its model by it. The model: RMSNorm, rotary positions, QK-norm shared by the heads, SwiGLU, no biases, an untied head,
+and learned positions for a sequence's second and later parts.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+from compiler.plan import RunPlan
+
+
+class Shape(NamedTuple):
+    """What decides the layout. `positions` is the sequence length."""
+
+    width: int
+    depth: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    positions: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+
+class Module(NamedTuple):
+    """A kind of parameter. `{i}` in `name` is the layer; `fan_in` is None for what does not multiply matrices."""
+
+    name: str
+    shape: tuple[int, ...]
+    group: str
+    fan_in: int | None = None
+    embedding: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def per_layer(self) -> bool:
+        """Whether each layer has one."""
+        return "{i}" in self.name
+
+
+class Row(NamedTuple):
+    """A parameter of a run's model. `init_std` is None where it starts at one; `embedding` leaves it out of the
+    non-embedding count."""
+
+    name: str
+    shape: tuple[int, ...]
+    group: str
+    init_std: float | None
+    embedding: bool
+
+
+GROUPS = {
+    "embedding": r"tok_embeddings\.weight",
+    "positions": r"code_positions\.weight",
+    "hidden": r"layers\.\d+\.(attention\.(qkv_linear\.w[qkv]|wo)|feed_forward\.w[13])\.weight",
+    "hidden_down": r"layers\.\d+\.feed_forward\.w2\.weight",
+    "hidden_norm": r"layers\.\d+\.(attention_norm|ffn_norm)\.weight",
+    "qk_norm": r"layers\.\d+\.attention\.[qk]_norm\.weight",
+    "final_norm": r"norm\.weight",
+    "head": r"lm_head\.weight",
+}
+"""Optimizer groups: name to a pattern that matches its parameters' names in full. `hidden_down` is apart from `hidden`
+because its fan-in, and so its initial deviation, is another."""
+
+
+@lru_cache(maxsize=4096)
+def modules(shape: Shape) -> tuple[Module, ...]:
+    """The table for a shape, layers not yet repeated."""
+    width, ffn, head_dim, vocabulary = shape.width, shape.ffn, shape.head_dim, shape.vocabulary
+    attention, ffn_path = "layers.{i}.attention", "layers.{i}.feed_forward"
+    return (
+        Module("tok_embeddings.weight", (vocabulary, width), "embedding", embedding=True),
+        Module("code_positions.weight", (shape.positions, width), "positions", embedding=True),
+        Module("layers.{i}.attention_norm.weight", (width,), "hidden_norm"),
+        Module(f"{attention}.qkv_linear.wq.weight", (width, width), "hidden", width),
+        Module(f"{attention}.qkv_linear.wk.weight", (width, width), "hidden", width),
+        Module(f"{attention}.qkv_linear.wv.weight", (width, width), "hidden", width),
+        Module(f"{attention}.wo.weight", (width, width), "hidden", width),
+        Module(f"{attention}.q_norm.weight", (head_dim,), "qk_norm"),
+        Module(f"{attention}.k_norm.weight", (head_dim,), "qk_norm"),
+        Module("layers.{i}.ffn_norm.weight", (width,), "hidden_norm"),
+        Module(f"{ffn_path}.w1.weight", (ffn, width), "hidden", width),
+        Module(f"{ffn_path}.w2.weight", (width, ffn), "hidden_down", ffn),
+        Module(f"{ffn_path}.w3.weight", (ffn, width), "hidden", width),
+        Module("norm.weight", (width,), "final_norm"),
+        Module("lm_head.weight", (vocabulary, width), "head", width, embedding=True),
+    )
+
+
+def table(run: RunPlan) -> tuple[Row, ...]:
+    """Every parameter of a run's model, with the initial deviation of its group in the plan."""
+    model = run.model
+    shape = Shape(model.width, model.depth, model.heads, model.ffn, model.vocabulary, run.sequence_length)
+    init_std = {group.name: group.init_std for group in run.groups}
+    return tuple(
+        Row(module.name.format(i=i), module.shape, module.group, init_std[module.group], module.embedding)
+        for module in modules(shape)
+        for i in (range(shape.depth) if module.per_layer else (0,))
+    )

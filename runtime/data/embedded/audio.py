@@ -1,0 +1,171 @@
+"""`embedded/audio`: one or two spoken digits as Codec 2 codes, with transcripts in words.
+
+Voices, speeds and pitches vary; whole voices and whole strings of digits are held out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.manifest import Manifest
+from runtime.data.embedded import codec, tokenizer, words
+from runtime.data.errors import DataError
+from runtime.data.store import Split, SplitName, count, describe, pack
+
+if TYPE_CHECKING:
+    from runtime.data.embedded.espeak import Speaker
+
+NAME = "embedded/audio"
+EXTRA = "speech"
+FRAGILE = Path(__file__).parent / "artefacts" / "fragile.json"
+"""Utterances left out, by number, since some frame lies so near to the border of two codes that another machine's
+arithmetic could give the other."""
+_LANGUAGES = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
+VOICES: dict[SplitName, tuple[str, ...]] = {
+    "train": tuple(
+        "Alex Alicia Andy Annie Denis Gene Henrique Hugo Lee Mario Michael Mike Nguyen Reed RicishayMax Storm adam anika "
+        "antonio belinda benjamin boris caleb david edward f1 f2 f3 f5 grandma ian iven john kaukovalta linda m1 m2 m3 "
+        "m5 m6 m8 max michel miguel norbert paul quincy rob steph travis".split()
+    ),
+    "held_out": ("Andrea", "Marco", "ed", "f4", "m4", "m7", "robert", "shelby"),
+}
+"""espeak-ng's voice variants."""
+_UTTERANCES: dict[SplitName, int] = {"train": 6_000, "held_out": 600}
+_SEEDS: dict[SplitName, int] = {"train": 1, "held_out": 2}
+_LONGEST = 93
+"""Content tokens: with task, boundary and end tokens a sequence of 96 holds every utterance."""
+_SPEEDS = {1: (200, 300), 2: (280, 370)}
+"""Words a minute, by number of digits: as slow as `_LONGEST` allows, mostly."""
+_TAPS = 32
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is said and how. `number` counts the utterances of both splits."""
+
+    number: int
+    split: SplitName
+    digits: tuple[int, ...]
+    voice: str
+    speed: int
+    pitch: int
+
+
+def make() -> tuple[dict[SplitName, Split], Manifest]:
+    """Build the source. Raises DataError where espeakng-loader or pycodec2 is not installed."""
+    missing = [name for name in ("espeakng_loader", "pycodec2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DataError(f"{NAME} needs espeakng-loader and pycodec2; pip install 'triptych[{EXTRA}]'")
+    sequences: dict[SplitName, list[list[NDArray[np.uint16]]]] = {"train": [], "held_out": []}
+    encoder = tokenizer.load()
+    fragile = set(json.loads(FRAGILE.read_text()))
+    for utterance, codes in zip(utterances(), _spoken(), strict=True):
+        caption = np.array(encoder.encode(words.caption(utterance.digits)).ids, dtype=np.uint16)
+        if utterance.number not in fragile and len(caption) + len(codes) <= _LONGEST:
+            sequences[utterance.split].append([caption, codes])
+    splits = {name: pack(made) for name, made in sequences.items()}
+    manifest = Manifest(
+        name=NAME,
+        description="Synthetic speech: strings of one or two digits by espeak-ng, as Codec 2 700C codes, with transcripts",
+        licence="Made by espeak-ng (GPL-3.0-or-later) and Codec 2 (LGPL-2.1)",
+        packed=False,
+        vocabularies=(tokenizer.vocabulary(), codec.vocabulary()),
+        segments=(
+            describe("text", splits["train"].of_segment(0)),
+            describe("audio", splits["train"].of_segment(1), fields=codec.FIELDS),
+        ),
+        train=count(splits["train"]),
+        held_out=count(splits["held_out"]),
+        extra=EXTRA,
+    )
+    return splits, manifest
+
+
+def utterances() -> list[Utterance]:
+    """Every utterance of both splits, in the order in which they are spoken."""
+    made: list[Utterance] = []
+    for split, voices in VOICES.items():
+        rng = np.random.default_rng(_SEEDS[split])
+        wanted = len(made) + _UTTERANCES[split]
+        while len(made) < wanted:
+            n = int(rng.choice([1, 2, 2]))
+            digits = tuple(int(digit) for digit in rng.integers(10, size=n))
+            voice = f"{_LANGUAGES[int(rng.integers(len(_LANGUAGES)))]}+{voices[int(rng.integers(len(voices)))]}"
+            speed, pitch = int(rng.integers(*_SPEEDS[n])), int(rng.integers(20, 81))
+            if n == 1 or words.held_out(digits) == (split == "held_out"):
+                made.append(Utterance(len(made), split, digits, voice, speed, pitch))
+    return made
+
+
+def _spoken() -> list[NDArray[np.uint16]]:
+    """The codes of all `utterances`, made in a process of their own."""
+    with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
+        path = Path(folder) / "codes.npz"
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, str(path)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise DataError(
+                f"{NAME}: speech synthesis ended with {done.returncode} ({last}); reinstall triptych[{EXTRA}]"
+            )
+        with np.load(path) as arrays:
+            return list(np.split(arrays["codes"], np.cumsum(arrays["lengths"])[:-1]))
+
+
+def speak(path: Path) -> None:
+    """Write the codes of all `utterances` to the file `path`; for a process of its own (see `espeak`)."""
+    from runtime.data.embedded.espeak import Speaker
+
+    speaker = Speaker()
+    codes = [codec.encode(recording(speaker, utterance)) for utterance in utterances()]
+    np.savez(path, codes=np.concatenate(codes), lengths=np.array([len(each) for each in codes]))
+
+
+def recording(speaker: Speaker, utterance: Utterance) -> NDArray[np.int16]:
+    """(samples,) at the codec's rate, without the silence at both ends."""
+    wave = speaker.say(words.caption(utterance.digits), utterance.voice, utterance.speed, utterance.pitch)
+    samples = resample(wave)
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) * 50 > np.abs(samples.astype(np.int32)).max())
+    return samples[loud[0] : loud[-1] + 1]
+
+
+def resample(wave: NDArray[np.int16]) -> NDArray[np.int16]:
+    """From espeak-ng's 22050 samples a second to the codec's 8000, by an integer windowed-sinc filter."""
+    up, down = 320, 441
+    filters = _filters(up, down)
+    position = np.arange(len(wave) * up // down) * down
+    padded = np.pad(wave.astype(np.int64), _TAPS)
+    first = position // up + _TAPS - _TAPS // 2 + 1
+    samples = (padded[first[:, None] + np.arange(_TAPS)] * filters[position % up]).sum(1)
+    return np.clip((samples + (1 << 14)) >> 15, -32768, 32767).astype(np.int16)
+
+
+@cache
+def _filters(up: int, down: int) -> NDArray[np.int64]:
+    """(up, _TAPS): for each phase the taps of a low-pass filter at the new rate's limit, in units of 2^-15."""
+    away = np.arange(_TAPS) - _TAPS // 2 + 1 - np.arange(up)[:, None] / up
+    cutoff = 0.95 * up / down
+    window = np.cos(np.pi * away / _TAPS) ** 2
+    return np.rint(cutoff * np.sinc(cutoff * away) * window * (1 << 15)).astype(np.int64)
+
+
+if __name__ == "__main__":
+    speak(Path(sys.argv[1]))

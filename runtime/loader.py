@@ -1,0 +1,133 @@
+"""From the stream to noised micro-batches: which tokens are masked, and with which weight, by (seed, step) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import IGNORE_INDEX
+
+from compiler.plan import RunPlan
+from runtime.data import load
+from runtime.noise import alpha, weight
+from runtime.stream import Mix, Sequences, empty_rows
+
+MASKS, TIMES = 1, 2
+"""Streams of random numbers of one seed."""
+
+
+def uniforms(seed: int, stream: int, start: int, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Rows `start` to `start + rows - 1` of an endless table of uniform numbers in [0, 1), reached without the rows before."""
+    blocks = -(-columns // 4)  # one counter value of Philox gives four numbers
+    key = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
+    generator = np.random.Philox(key=key)
+    generator.advance(start * blocks)
+    return np.random.Generator(generator).random((rows, 4 * blocks))[:, :columns]
+
+
+def times(seed: int, step: int, modality: npt.NDArray[np.int64], modalities: int) -> npt.NDArray[np.float64]:
+    """Times t in (0, 1] of a global batch's sequences: within each modality a lattice of equal gaps, shifted by one
+    uniform number (low-discrepancy sampling), whatever the number of ranks."""
+    t = np.empty(len(modality))
+    shifts = uniforms(seed, TIMES, step, 1, modalities)[0]
+    for m in range(modalities):
+        where = np.flatnonzero(modality == m)
+        t[where] = 1.0 - (shifts[m] + np.arange(len(where)) / max(len(where), 1)) % 1.0
+    return t
+
+
+class NoisedLoader(BaseDataLoader):
+    """Micro-batches of the training stream, masked.
+
+    Yields `({"input", "attention_mask", "code_index", "scored", "weights", "modality"}, labels)`: `input` (B, L) with masked
+    tokens replaced, `labels` (B, L) the true tokens with IGNORE_INDEX at padding only, so that torchtitan's count of valid
+    tokens is that of all non-padding tokens; `scored` (S,) the flat places of masked tokens and `weights` (S,) their loss
+    weight; `modality` (B,) indexes the plan's modalities.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseDataLoader.Config):
+        """`data_root` is the folder that data names are relative to."""
+
+        run: RunPlan
+        data_root: Path
+
+    def __init__(
+        self, config: Config, *, dp_world_size: int, dp_rank: int, local_batch_size: int, **_unused: Any
+    ) -> None:
+        run = config.run
+        self.run = run
+        self.ranks, self.rank, self.micro = dp_world_size, dp_rank, local_batch_size
+        self.mix = Mix({name: modality.share for name, modality in run.modalities.items()})
+        self.sources = [
+            Sequences(
+                name,
+                modality,
+                load(modality.data, config.data_root).split("train"),
+                run.vocabulary,
+                run.sequence_length,
+                run.seed,
+            )
+            for name, modality in run.modalities.items()
+        ]
+        self.noises = [modality.noise for modality in run.modalities.values()]
+        self.step, self.part = 0, 0
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        """Micro-batches from the current position on, without end."""
+        while True:
+            batch = self.batch(self.step, self.part)
+            self.part += 1
+            if self.part == self.run.batch.physical // (self.micro * self.ranks):
+                self.step, self.part = self.step + 1, 0
+            yield batch
+
+    def batch(self, step: int, part: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """This rank's micro-batch `part` of step `step`."""
+        run, physical = self.run, self.run.batch.physical
+        modality, index = self.mix.window(step * physical, (step + 1) * physical)
+        t = times(run.seed, step, modality, len(self.sources))
+        first = (part * self.ranks + self.rank) * self.micro
+        mine = slice(first, first + self.micro)
+        modality, index, t = modality[mine], index[mine], t[mine]
+
+        tokens, code_index = empty_rows(self.micro, run.sequence_length, run.vocabulary)
+        lengths = np.array(
+            [self.sources[m].write(int(i), tokens[row], code_index[row]) for row, (m, i) in enumerate(zip(modality, index, strict=True))]
+        )
+        real = np.arange(run.sequence_length) < lengths[:, None]
+        kept = np.empty(self.micro)
+        weights = np.empty(self.micro)
+        for m, noise in enumerate(self.noises):
+            where = modality == m
+            t_m = torch.from_numpy(t[where])
+            kept[where] = alpha(noise, t_m).numpy()
+            weights[where] = weight(noise, t_m).numpy()
+        drawn = uniforms(run.seed, MASKS, step * physical + first, self.micro, run.sequence_length)
+        masked = (drawn < 1.0 - kept[:, None]) & real
+
+        labels = np.where(real, tokens, IGNORE_INDEX)
+        scored = np.flatnonzero(masked)
+        tokens[masked] = run.vocabulary.specials["mask"]
+        return {
+            "input": torch.from_numpy(tokens),
+            "attention_mask": torch.from_numpy(real)[:, None, None, :],
+            "code_index": torch.from_numpy(code_index),
+            "scored": torch.from_numpy(scored),
+            "weights": torch.from_numpy(weights[scored // run.sequence_length].astype(np.float32)),
+            "modality": torch.from_numpy(modality),
+        }, torch.from_numpy(labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step that the next batch belongs to; checkpoints are taken between steps."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a saved step."""
+        self.step, self.part = state_dict["step"], 0

@@ -1,0 +1,143 @@
+"""What a run writes while it trains: rows of `metrics.jsonl` and `eval.jsonl`, each once, in order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torchtitan.components.metrics import MetricsProcessor
+
+from compiler.plan import RunPlan
+from compiler.records import Evaluation, Metrics, write_atomically
+
+
+class Rows:
+    """A file of JSON lines that survives interruption: torn and undone rows are cut off where a run resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep_until(self, step: int) -> list[dict[str, Any]]:
+        """Drop rows after `step`, and a torn last one; returns the rows kept."""
+        if not self.path.exists():
+            return []
+        kept = []
+        for line in self.path.read_bytes().splitlines():
+            try:
+                row = msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.DecodeError:
+                break
+            if row["step"] > step:
+                break
+            kept.append(row)
+        write_atomically(self.path, b"".join(msgspec.json.encode(row) + b"\n" for row in kept))
+        return kept
+
+    def append(self, row: msgspec.Struct) -> None:
+        """Write one row."""
+        with self.path.open("ab") as file:
+            file.write(msgspec.json.encode(row) + b"\n")
+
+
+class RunMetrics(MetricsProcessor):
+    """torchtitan's metrics, plus rows of `metrics.jsonl` with the loss of each modality."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MetricsProcessor.Config):
+        """The run whose metrics these are."""
+
+        run: RunPlan
+
+    def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any) -> None:
+        super().__init__(config, dump_folder=dump_folder, **kwargs)
+        self.run = config.run
+        self.writes = torch.distributed.get_rank() == 0
+        self.metrics = Rows(Path(dump_folder) / "metrics.jsonl")
+        self.evaluations = Rows(Path(dump_folder) / "eval.jsonl")
+        self.seconds_before = 0.0
+        self.started = self.last_logged = time.perf_counter()
+        self.last_tokens = 0
+        self.reset_step()
+
+    def reset_step(self) -> None:
+        """Forget the sums of the step before."""
+        modalities = len(self.run.modalities)
+        self.loss_sums = torch.zeros(modalities, dtype=torch.float64)
+        self.token_sums = torch.zeros(modalities, dtype=torch.float64)
+
+    def add(
+        self,
+        terms: torch.Tensor,
+        modality_of_term: torch.Tensor,
+        tokens_of_row: torch.Tensor,
+        modality_of_row: torch.Tensor,
+    ) -> None:
+        """Add a micro-batch: each scored token's loss term (S,), and each sequence's non-padding tokens (B,)."""
+        modalities = len(self.run.modalities)
+        # On the host: CUDA has no deterministic bincount of weights.
+        self.loss_sums += torch.bincount(modality_of_term.cpu(), terms.double().cpu(), modalities)
+        self.token_sums += torch.bincount(modality_of_row.cpu(), tokens_of_row.double().cpu(), modalities)
+
+    def should_log(self, step: int) -> bool:
+        """At the first step, the last, and every `log_every`-th."""
+        return step == 1 or step == self.run.steps or step % self.run.log_every == 0
+
+    def resume(self, step: int, tokens: int) -> None:
+        """Continue the files at a checkpoint's step."""
+        if self.writes:
+            kept = self.metrics.keep_until(step)
+            self.evaluations.keep_until(step)
+            self.seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
+        self.last_tokens = tokens
+        self.started = self.last_logged = time.perf_counter()
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """Log one step, on all ranks together."""
+        assert extra_metrics is not None
+        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
+        sums = torch.cat([self.loss_sums, self.token_sums])
+        mesh = self.parallel_dims.get_optional_mesh("loss")
+        if mesh is not None:
+            device = torch.device(mesh.device_type)
+            sums = sums.to(device)
+            torch.distributed.all_reduce(sums, group=mesh.get_group())
+        losses, tokens = sums.cpu().chunk(2)
+        now = time.perf_counter()
+        total = int(extra_metrics["n_tokens_seen"])
+        positions = self.run.batch.physical * self.run.sequence_length
+        if self.writes:
+            self.metrics.append(
+                Metrics(
+                    step=step,
+                    tokens=total,
+                    loss=global_avg_loss,
+                    losses={
+                        name: float(losses[i] / tokens[i]) for i, name in enumerate(self.run.modalities) if tokens[i] > 0
+                    },
+                    lr=next(value for key, value in extra_metrics.items() if key.startswith("lr/")),
+                    grad_norm=grad_norm,
+                    tokens_per_second=(total - self.last_tokens) / max(now - self.last_logged, 1e-9),
+                    padding=1.0 - float(tokens.sum()) / positions,
+                    seconds=self.seconds_before + now - self.started,
+                )
+            )
+        self.last_logged, self.last_tokens = now, total
+
+    def log_evaluations(self, rows: list[Evaluation]) -> None:
+        """Write an evaluation's rows."""
+        if self.writes:
+            for row in rows:
+                self.evaluations.append(row)
+
+

@@ -1,0 +1,201 @@
+"""The model: one bidirectional transformer over one stream of discrete tokens, of torchtitan's parts.
+
+Dimensions in names: B sequences, L positions, D width, N heads, H head_dim, S scored (masked) positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torchtitan.models.common import CosSinRoPE, Embedding, FeedForward, Linear, RMSNorm, TransformerBlock
+from torchtitan.models.common.attention import GQAttention, QKVLinear
+from torchtitan.models.common.decoder import Decoder
+from torchtitan.protocols.module import Module
+
+from compiler.layout import Row, table
+from compiler.plan import RunPlan
+
+
+class BidirectionalAttention(Module):
+    """Scaled dot-product attention in which every position sees every position that `attention_masks` allows.
+
+    `attention_masks` is a boolean (B, 1, 1 or L, L), True where a key may be seen. torchtitan's own SDPA module takes no mask.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Module.Config):
+        """`scale` multiplies q·k before the softmax."""
+
+        scale: float
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.scale = config.scale
+
+    def forward(
+        self,
+        q_BLNH: torch.Tensor,
+        k_BLNH: torch.Tensor,
+        v_BLNH: torch.Tensor,
+        *,
+        attention_masks: torch.Tensor | None = None,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        """Attend; returns (B, L, N, H). `scale` is the caller's default and gives way to the plan's."""
+        out_BNLH = F.scaled_dot_product_attention(
+            q_BLNH.transpose(1, 2),
+            k_BLNH.transpose(1, 2),
+            v_BLNH.transpose(1, 2),
+            attn_mask=attention_masks,
+            scale=self.scale,
+            enable_gqa=enable_gqa,
+        )
+        return out_BNLH.transpose(1, 2)
+
+
+class Block(TransformerBlock):
+    """Pre-norm block with CompleteP's residual multiplier: x + r · branch(norm(x)), twice."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(TransformerBlock.Config):
+        """`residual` is r = m_L^-a."""
+
+        residual: float
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        assert config.feed_forward is not None
+        self.attention = config.attention.build()
+        self.feed_forward = config.feed_forward.build()
+        self.attention_norm = config.attention_norm.build()
+        self.ffn_norm = config.ffn_norm.build()
+        self.residual = config.residual
+
+    def forward(self, x_BLD: torch.Tensor, attention_masks: torch.Tensor | None) -> torch.Tensor:
+        """One block; returns (B, L, D)."""
+        h_BLD = torch.add(x_BLD, self.attention(self.attention_norm(x_BLD), attention_masks), alpha=self.residual)
+        return torch.add(h_BLD, self.feed_forward(self.ffn_norm(h_BLD)), alpha=self.residual)
+
+
+class MaskedDiffusionModel(Decoder):
+    """p(x_i | x_t) for the masked positions of a batch."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Decoder.Config):
+        """The architecture, and the plan that decides its multipliers, its layout and its initial values."""
+
+        code_positions: Embedding.Config
+        run: RunPlan
+
+        def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
+            """torchtitan's question, answered from the plan: parameters, and FLOPs per position."""
+            positions = self.run.steps * self.run.batch.physical * seq_len
+            return self.run.model.parameters.total, round(self.run.flops / positions)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.code_positions = config.code_positions.build()
+        self.multipliers = config.run.multipliers
+        self.layout = table(config.run)
+        built = {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
+        planned = {row.name: tuple(row.shape) for row in self.layout}
+        if built != planned:
+            difference = sorted(set(built.items()) ^ set(planned.items()))
+            raise AssertionError(f"the built model differs from the plan's layout table: {difference[:4]}")
+
+    def init_states(self, *, buffer_device: torch.device | None = None) -> None:
+        """Fill parameters from the layout table, the same whatever the sharding: each is drawn whole, from a generator
+        seeded by (seed, name), and then cut."""
+        for module in self.modules():
+            if module is not self and isinstance(module, Module):
+                module._init_self_buffers(buffer_device=buffer_device)
+        parameters = dict(self.named_parameters())
+        for row in self.layout:
+            fill(parameters[row.name], row, self.config.run.seed)
+
+    def forward(
+        self,
+        tokens_BL: torch.Tensor,
+        attention_mask: torch.Tensor,
+        code_index: torch.Tensor,
+        scored: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits (S, V) at the flat positions `scored` (S,) of the (B, L) batch.
+
+        `attention_mask` is (B, 1, 1 or L, L), True for visible keys. `code_index` (B, L) counts positions within a sequence's
+        codes and is -1 elsewhere: RoPE alone learns where in an image a code lies only slowly.
+        """
+        h_BLD = self.tok_embeddings(tokens_BL)
+        place_BLD = self.code_positions(code_index.clamp(min=0)) * (code_index >= 0).unsqueeze(-1)
+        h_BLD = h_BLD * self.multipliers.embedding + place_BLD
+        for layer in self.layers.values():
+            h_BLD = layer(h_BLD, attention_mask)
+        h_SD = self.norm(h_BLD.flatten(0, 1)[scored])
+        return self.lm_head(h_SD * self.multipliers.head)
+
+
+@torch.no_grad()
+def fill(parameter: torch.Tensor, row: Row, seed: int) -> None:
+    """Give `parameter` (whole or sharded) its initial values by its layout row: ones where the row has no `init_std`,
+    else normal with that standard deviation, seeded by (seed, name)."""
+    if row.init_std is None:
+        parameter.fill_(1.0)
+        return
+    if row.init_std == 0.0 or parameter.is_meta:
+        parameter.zero_()
+        return
+    digest = hashlib.sha256(f"{seed}:{row.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+    whole = torch.empty(row.shape, dtype=torch.float32).normal_(0.0, row.init_std, generator=generator)
+    if isinstance(parameter, DTensor):
+        whole = whole.to(parameter.device)
+        parameter.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
+    else:
+        parameter.copy_(whole)
+
+
+def model_config(run: RunPlan) -> MaskedDiffusionModel.Config:
+    """The torchtitan model that a plan's shape and multipliers become."""
+    shape, multipliers = run.model, run.multipliers
+    width, head_dim = shape.width, shape.head_dim
+
+    def linear(inputs: int, outputs: int) -> Linear.Config:
+        return Linear.Config(in_features=inputs, out_features=outputs)
+
+    def block() -> Block.Config:
+        return Block.Config(
+            attention=GQAttention.Config(
+                n_heads=shape.heads,
+                dim=width,
+                qkv_linear=QKVLinear.Config(
+                    head_dim=head_dim, wq=linear(width, width), wkv=linear(width, width)
+                ),
+                wo=linear(width, width),
+                qk_norm=RMSNorm.Config(normalized_shape=head_dim),
+                inner_attention=BidirectionalAttention.Config(scale=multipliers.attention),
+                rope=CosSinRoPE.Config(dim=head_dim, max_seq_len=run.sequence_length),
+            ),
+            feed_forward=FeedForward.Config(
+                w1=linear(width, shape.ffn), w2=linear(shape.ffn, width), w3=linear(width, shape.ffn)
+            ),
+            attention_norm=RMSNorm.Config(normalized_shape=width),
+            ffn_norm=RMSNorm.Config(normalized_shape=width),
+            residual=multipliers.residual,
+        )
+
+    return MaskedDiffusionModel.Config(
+        dim=width,
+        vocab_size=shape.vocabulary,
+        tok_embeddings=Embedding.Config(num_embeddings=shape.vocabulary, embedding_dim=width),
+        code_positions=Embedding.Config(num_embeddings=run.sequence_length, embedding_dim=width),
+        layers=[block() for _ in range(shape.depth)],
+        norm=RMSNorm.Config(normalized_shape=width),
+        lm_head=linear(width, shape.vocabulary),
+        run=run,
+    )

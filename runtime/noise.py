@@ -1,0 +1,39 @@
+"""Noise schedules α(t): the share of tokens left unmasked at time t in [0, 1], from α(0) = 1 down to α(1) = 0.
+
+The loss weight of a masked token is -α'(t) / (1 - α(t)) (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329). It has a pole at
+t = 0, where nothing is masked; times are therefore drawn from (0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from compiler.plan import Noise
+
+
+def alpha(noise: Noise, t: torch.Tensor) -> torch.Tensor:
+    """α(t), elementwise. Raises ValueError for an unknown kind."""
+    match noise.kind:
+        case "linear":
+            return 1 - t
+        case "polynomial":
+            return 1 - t**noise.power
+        case "cosine":
+            return 1 - torch.cos(math.pi / 2 * (1 - t))
+        case _:
+            raise ValueError(f"unknown noise schedule {noise.kind!r}")
+
+
+def weight(noise: Noise, t: torch.Tensor) -> torch.Tensor:
+    """-α'(t) / (1 - α(t)), elementwise, for t in (0, 1]. Raises ValueError for an unknown kind."""
+    match noise.kind:
+        case "linear":
+            return 1 / t
+        case "polynomial":
+            return noise.power / t
+        case "cosine":
+            return math.pi / 2 * torch.tan(math.pi / 2 * (1 - t))
+        case _:
+            raise ValueError(f"unknown noise schedule {noise.kind!r}")

@@ -1,0 +1,130 @@
+"""The training stream: an endless sequence of (modality, sequence) pairs that is a function of the seed alone.
+
+Sequence k of the stream is the same whatever the number of ranks, the micro-batch or the step at which a run resumes,
+so that any position is reached in O(1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from compiler.plan import ModalityPlan, Vocabulary
+from runtime.data import Split
+
+NO_CODE = -1
+"""`code_index` of a position that is no code: text, special tokens, padding."""
+
+
+class Mix:
+    """Assigns sequences to modalities so that each one's count is exact, to the number of modalities, in any window.
+
+    The i-th sequence of modality m stands at time (i + 1/2) / share_m; the stream is all of them in order of time.
+    """
+
+    def __init__(self, shares: dict[str, float]) -> None:
+        self.names = tuple(shares)
+        self.shares = np.array([shares[name] for name in self.names])
+
+    def window(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """For stream positions start to stop - 1: the modality's index, and which of that modality's sequences it is."""
+        margin = len(self.names)
+        first = np.maximum(0, np.floor((start - margin) * self.shares) - 1).astype(np.int64)
+        last = np.ceil((stop + margin) * self.shares).astype(np.int64) + 2
+        modality = np.repeat(np.arange(len(self.names)), last - first)
+        index = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+        order = np.lexsort((modality, (index + 0.5) / self.shares[modality]))
+        chosen = order[start - first.sum() : stop - first.sum()]
+        return modality[chosen], index[chosen]
+
+
+class Sequences:
+    """One split of one source, as whole sequences of the unified vocabulary.
+
+    Packed sources: `[task] document [end] document [end] …` cut to length. Others:
+    `[task] segment [begin:P] segment of part P [end:P] …`. Each epoch has its own order, seeded by (seed, epoch).
+    """
+
+    def __init__(
+        self, name: str, modality: ModalityPlan, data: Split, vocabulary: Vocabulary, length: int, seed: int | None
+    ) -> None:
+        offsets = {part.name: part.offset for part in vocabulary.parts}
+        self.data, self.length, self.seed = data, length, seed
+        self.packed = modality.packed
+        self.task = vocabulary.specials[f"task:{name}"]
+        self.part_offsets = [offsets[part] for part in modality.segments]
+        self.brackets = [
+            (vocabulary.specials[f"begin:{part}"], vocabulary.specials[f"end:{part}"])
+            for part in modality.segments[1:]
+        ]
+        self.end = vocabulary.specials["end"]
+        if self.packed:
+            self.count = int(data.tokens.shape[0] + data.lengths.shape[0]) // (length - 1)
+        else:
+            self.count = int(data.lengths.shape[0])
+        if self.count == 0:
+            raise ValueError(f"{modality.data} has too few tokens for one sequence of {length}")
+        self._epoch = -1
+        self._order: npt.NDArray[np.int64] = np.arange(0)
+        self._ends: npt.NDArray[np.int64] = np.arange(0)
+
+    def _start_epoch(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        documents = self.data.lengths.shape[0]
+        if self.seed is None:
+            self._order = np.arange(documents)
+        else:
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(documents)
+        if self.packed:
+            self._ends = np.cumsum(self.data.lengths[self._order, 0].astype(np.int64) + 1)
+        self._epoch = epoch
+
+    def write(self, index: int, tokens: npt.NDArray[np.int64], code_index: npt.NDArray[np.int64]) -> int:
+        """Write sequence `index` (counting on over epochs) into two rows of `length`, and return how many tokens it has."""
+        epoch, place = divmod(index, self.count)
+        self._start_epoch(epoch)
+        tokens[0] = self.task
+        return self._write_packed(place, tokens) if self.packed else self._write_pair(place, tokens, code_index)
+
+    def _write_packed(self, place: int, tokens: npt.NDArray[np.int64]) -> int:
+        at, left = 1, place * (self.length - 1)
+        document = int(np.searchsorted(self._ends, left, side="right"))
+        inside = left - (int(self._ends[document - 1]) if document else 0)
+        while at < self.length:
+            which = self._order[document]
+            start = int(self.data.offsets[which])
+            size = int(self.data.lengths[which, 0])
+            taken = min(size - inside, self.length - at)
+            tokens[at : at + taken] = self.data.tokens[start + inside : start + inside + taken]
+            tokens[at : at + taken] += self.part_offsets[0]
+            at += taken
+            if at < self.length:
+                tokens[at] = self.end
+                at += 1
+            document, inside = document + 1, 0
+        return self.length
+
+    def _write_pair(self, place: int, tokens: npt.NDArray[np.int64], code_index: npt.NDArray[np.int64]) -> int:
+        which = self._order[place]
+        at, start = 1, int(self.data.offsets[which])
+        for segment, size in enumerate(self.data.lengths[which]):
+            if segment:
+                tokens[at] = self.brackets[segment - 1][0]
+                at += 1
+                code_index[at : at + size] = np.arange(size)
+            tokens[at : at + size] = self.data.tokens[start : start + size]
+            tokens[at : at + size] += self.part_offsets[segment]
+            at, start = at + int(size), start + int(size)
+            if segment:
+                tokens[at] = self.brackets[segment - 1][1]
+                at += 1
+        return at
+
+
+def empty_rows(
+    rows: int, length: int, vocabulary: Vocabulary
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token rows of padding, and their `code_index` rows."""
+    tokens = np.full((rows, length), vocabulary.specials["pad"], dtype=np.int64)
+    return tokens, np.full((rows, length), NO_CODE, dtype=np.int64)

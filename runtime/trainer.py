@@ -1,0 +1,207 @@
+"""A run plan becomes a torchtitan trainer.
+
+`trainer_config` is the whole translation; `DiffusionTrainer` adds to torchtitan's trainer the masked-diffusion step, the
+held-out evaluation and exact continuation of the run's own files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.platform import ON_CPU  # first: fixes the device before torchtitan is imported
+
+# isort: split
+import math
+from datetime import timedelta
+
+import torch
+from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.components.loss import IGNORE_INDEX
+from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.config import CompileConfig, Configurable, ParallelismConfig, TrainingConfig
+from torchtitan.config.configs import DebugConfig
+from torchtitan.distributed import utils as dist_utils
+from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.trainer import Trainer
+
+from compiler.plan import RunPlan
+from runtime.evaluation import NelboValidator
+from runtime.loader import NoisedLoader
+from runtime.metrics import RunMetrics
+from runtime.model import model_config
+from runtime.objective import MaskedDiffusionLoss
+from runtime.parallelize import parallelize
+
+
+class RunFailed(RuntimeError):
+    """Training cannot go on; the message is the reason shown to people."""
+
+
+class NoTokenizer(Configurable):
+    """Sources are tokens already."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseTokenizer.Config):
+        """Builds nothing."""
+
+        def build(self, **_unused: Any) -> None:
+            """No tokenizer."""
+
+
+class DiffusionTrainer(Trainer):
+    """torchtitan's trainer with the masked-diffusion objective. One optimizer step is `train_step`, torchtitan's own."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Trainer.Config):
+        """The plan of the run rides along."""
+
+        run: RunPlan
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.run = config.run
+
+    def post_dataloading_process(
+        self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Count non-padding tokens (torchtitan would count positions), and hand the batch on as it is."""
+        self.ntokens_seen += int((labels != IGNORE_INDEX).sum())
+        extra = dict(input_dict)
+        return extra.pop("input"), labels, extra
+
+    def _forward_backward_body(
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        global_valid_tokens: torch.Tensor,
+        extra_kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch; returns its share of the global loss."""
+        scored, weights, modality = extra_kwargs["scored"], extra_kwargs["weights"], extra_kwargs["modality"]
+        with self.train_context():
+            logits = self.model_parts[0](
+                inputs,
+                attention_mask=extra_kwargs["attention_mask"],
+                code_index=extra_kwargs["code_index"],
+                scored=scored,
+            )
+            loss, parts = self.loss_fn(logits, labels.flatten()[scored], global_valid_tokens, weights=weights)
+            del logits
+            loss.backward()
+        if self.metrics_processor.should_log(self.step):
+            tokens = (labels != IGNORE_INDEX).sum(dim=1)
+            self.metrics_processor.add(parts["terms"], modality[scored // labels.shape[1]], tokens, modality)
+        return loss
+
+    def train(self) -> None:
+        """Train from the newest checkpoint, or from the start, to the plan's last step.
+
+        Raises RunFailed where the loss is no longer a number.
+        """
+        self.checkpointer.load(step=self.config.checkpoint.load_step)
+        self.metrics_processor.resume(self.step, self._global_tokens())
+        loaded = self.step
+        batches = self.batch_generator(self.dataloader)
+        while self.should_continue_training():
+            self.step += 1
+            self.gc_handler.run(self.step)
+            self.metrics_processor.reset_step()
+            try:
+                self.train_step(batches)
+            except RuntimeError as error:
+                if "not finite" in str(error):
+                    raise RunFailed(f"the training loss is not a number at step {self.step}") from error
+                raise
+            last = self.step == self.run.steps
+            if self.validator.should_validate(self.step):
+                self._evaluate()
+            self.checkpointer.save(self.step, last_step=last)
+            if self.step - loaded == 1 and not ON_CPU:  # gloo's barrier takes no device, and has one timeout only
+                dist_utils.set_pg_timeouts(
+                    timedelta(seconds=self.config.comm.train_timeout_seconds), parallel_dims=self.parallel_dims
+                )
+
+    def _evaluate(self) -> None:
+        rows = self.validator.validate(self.model_parts, self.step)
+        bad = [row.modality for row in rows if not math.isfinite(row.nelbo)]
+        if bad:
+            raise RunFailed(f"the held-out nelbo of {', '.join(bad)} is not a number at step {self.step}")
+        tokens = self._global_tokens()
+        self.metrics_processor.log_evaluations([msgspec.structs.replace(row, tokens=tokens) for row in rows])
+
+    def _global_tokens(self) -> int:
+        mesh = self.parallel_dims.get_optional_mesh("loss")
+        if mesh is None:
+            return self.ntokens_seen
+        return int(dist_utils.dist_sum(torch.tensor(self.ntokens_seen, device=self.device), mesh))
+
+
+def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrainer.Config:
+    """The torchtitan configuration that `run` becomes, training in `folder` on data named relative to `data_root`."""
+    schedule = run.schedule
+    spec = ModelSpec(
+        name="masked-diffusion",
+        flavor=run.name,
+        model=model_config(run),
+        parallelize_fn=parallelize,
+        pipelining_fn=None,
+        post_optimizer_build_fn=None,
+        state_dict_adapter=None,
+    )
+    return DiffusionTrainer.Config(
+        run=run,
+        model_spec=spec,
+        dump_folder=str(folder),
+        tokenizer=NoTokenizer.Config(),
+        dataloader=NoisedLoader.Config(run=run, data_root=data_root),
+        loss=MaskedDiffusionLoss.Config(),
+        metrics=RunMetrics.Config(run=run, log_freq=run.log_every, disable_color_printing=True),
+        optimizer=OptimizersContainer.Config(
+            param_groups=[
+                ParamGroupConfig(
+                    pattern=f"^(?:{group.pattern})$",
+                    optimizer_name="AdamW",
+                    optimizer_kwargs={
+                        "lr": group.lr,
+                        "betas": group.betas,
+                        "eps": group.eps,
+                        "weight_decay": group.weight_decay,
+                    },
+                )
+                for group in run.groups
+            ]
+        ),
+        lr_scheduler=LRSchedulersContainer.Config(
+            warmup_steps=schedule.warmup_steps,
+            decay_ratio={"wsd": schedule.decay_steps / run.steps, "constant": 0.0}.get(schedule.kind),
+            decay_type="cosine" if schedule.kind == "cosine" else "linear",
+            min_lr_factor=schedule.final,
+        ),
+        training=TrainingConfig(
+            local_batch_size=run.batch.micro,
+            global_batch_size=run.batch.physical,
+            seq_len=run.sequence_length,
+            max_norm=run.clip if run.clip is not None else math.inf,
+            steps=run.steps,
+            disable_cuda_graphs=True,
+            mixed_precision_param="bfloat16" if run.dtype == "bfloat16" else "float32",
+        ),
+        parallelism=ParallelismConfig(data_parallel_shard_degree=run.parallel.shard, spmd_backend="partial_dtensor"),
+        checkpoint=CheckpointManager.Config(
+            enable=True,
+            interval=run.checkpoint.every or run.steps,
+            keep_latest_k=max(2, run.checkpoint.keep),
+            last_save_model_only=False,
+        ),
+        activation_checkpoint=None,
+        compile=CompileConfig(enable=False),
+        validator=NelboValidator.Config(run=run, data_root=data_root),
+        debug=DebugConfig(seed=run.seed, deterministic=True, enable_structured_logging=False),
+    )
+
+

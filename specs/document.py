@@ -1,0 +1,251 @@
+"""YAML as plain data that remembers on which line each value was written.
+
+Safe for a stranger's file: no tags, bounded size, depth and aliases. Scalars are read as in YAML 1.2 (`1e9` and `3e-3`
+are numbers; `on`, `off`, `yes` and `no` are words), which PyYAML's own resolver does not do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml  # type: ignore[import-untyped]
+
+from specs.errors import Problem, SpecError
+
+Parts: TypeAlias = tuple[str | int, ...]
+"""A path from a document's root: keys and list indices."""
+
+COMMAND_LINE = "command line"
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 32
+MAX_NODES = 200_000
+
+_INT = re.compile(r"[-+]?[0-9][0-9_]*")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+_WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written. On the command line, `line` is the number of the override."""
+
+    file: str
+    line: int
+
+
+@dataclass
+class Document:
+    """A study as written: `data`, and the origin of each of its values by path."""
+
+    data: dict[str, Any]
+    file: str
+    origins: dict[Parts, Origin] = field(default_factory=dict)
+
+    def origin(self, parts: Parts) -> Origin:
+        """Where the value at `parts` was written, or else the nearest value around it."""
+        for length in range(len(parts), -1, -1):
+            if parts[:length] in self.origins:
+                return self.origins[parts[:length]]
+        return Origin(self.file, 1)
+
+    def problem(self, parts: Parts, what: str, todo: str) -> Problem:
+        """A problem with the value at `parts`."""
+        origin = self.origin(parts)
+        return Problem(origin.file, origin.line, dotted(parts) or "study", what, todo)
+
+
+def dotted(parts: Parts) -> str:
+    """A path as people write it."""
+    return ".".join(map(str, parts))
+
+
+def read_document(path: Path) -> Document:
+    """Read the study file at `path`. Raises SpecError where it cannot be read or is not a YAML mapping."""
+    text = _read(path)
+    document = Document({}, str(path))
+    data = parse(text, document.file, document.origins)
+    if not isinstance(data, dict):
+        what = "the file is empty" if data is None else "the file is not a mapping of keys to values"
+        raise SpecError([Problem(document.file, 1, "file", what, "start it with 'study: NAME'")])
+    document.data = data
+    return document
+
+
+def _read(path: Path) -> str:
+    def refuse(what: str, todo: str) -> SpecError:
+        return SpecError([Problem(str(path), 1, "file", what, todo)])
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise refuse(f"the file is larger than {MAX_BYTES} bytes", "give a study file")
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise refuse("there is no such file", "give the path of a study's YAML file") from None
+    except IsADirectoryError:
+        inside = [name.name for name in sorted(path.glob("*.y*ml"))]
+        raise refuse("this is a folder", f"give the file in it: {', '.join(inside) or 'it has no YAML file'}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        problem = Problem(str(path), line, "file", f"byte {error.start} is not UTF-8", "save the file as UTF-8")
+        raise SpecError([problem]) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise refuse(f"the file cannot be read ({reason})", "give a readable file") from None
+
+
+def parse(text: str, file: str, origins: dict[Parts, Origin], at: Parts = (), line: int | None = None) -> Any:
+    """Plain data of the YAML `text`, its origins filed under `at` in `origins`.
+
+    Lines are those of the text, or all `line` where that is given (an override). Raises SpecError.
+    """
+    reader = _Reader(file, origins, line)
+    try:
+        reader.scan(text)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = "YAML syntax: " + " ".join(f"{error.context or ''} {error.problem or ''}".split())
+        raise reader.refuse(mark, at, what, "mend the YAML on this line or just above it") from None
+    except yaml.YAMLError as error:
+        what = " ".join(str(error).split())
+        raise reader.refuse(None, at, f"YAML syntax: {what}", "remove the character") from None
+    return None if node is None else reader.construct(node, at)
+
+
+class _Reader:
+    """Builds data from YAML nodes, recording origins, within the limits."""
+
+    def __init__(self, file: str, origins: dict[Parts, Origin], line: int | None) -> None:
+        self.file, self.origins, self.line, self.nodes = file, origins, line, 0
+
+    def refuse(self, mark: yaml.Mark | None, path: Parts, what: str, todo: str) -> SpecError:
+        return SpecError([Problem(self.file, self._line(mark), dotted(path) or "file", what, todo)])
+
+    def scan(self, text: str) -> None:
+        """Refuse tags, deep nesting and a second document before any recursion over the nodes."""
+        depth, documents = 0, 0
+        for event in yaml.parse(text, Loader=_Loader):
+            mark = event.start_mark
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise self.refuse(mark, (), "there is a second YAML document", "keep one document in a file")
+            if getattr(event, "tag", None) is not None:
+                raise self.refuse(mark, (), f"YAML tag '{event.tag}' is refused", "write a plain value")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise self.refuse(mark, (), f"nested deeper than {MAX_DEPTH} levels", "flatten it")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+
+    def construct(self, node: yaml.Node, path: Parts) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or len(path) > 2 * MAX_DEPTH:
+            what = f"more than {MAX_NODES} values, aliases expanded"
+            raise self.refuse(node.start_mark, path, what, "write fewer values or aliases")
+        self.origins[path] = Origin(self.file, self._line(node.start_mark))
+        if isinstance(node, yaml.MappingNode):
+            return dict(self._items(node, path))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.construct(child, (*path, index)) for index, child in enumerate(node.value)]
+        return node.value if node.style else plain(node.value)
+
+    def _items(self, node: yaml.MappingNode, path: Parts) -> Iterator[tuple[str, Any]]:
+        seen = set()
+        for key, value in node.value:
+            name = key.value
+            if not isinstance(key, yaml.ScalarNode) or not isinstance(name, str) or not name:
+                raise self.refuse(key.start_mark, path, "a key is not a word", "write 'name: value'")
+            if name in seen:
+                raise self.refuse(key.start_mark, (*path, name), "the key is written twice", "keep one of them")
+            seen.add(name)
+            built = self.construct(value, (*path, name))
+            # A missing or misspelt value is looked for at its key, which may stand above a long block.
+            self.origins[(*path, name)] = Origin(self.file, self._line(key.start_mark))
+            yield name, built
+
+    def _line(self, mark: yaml.Mark | None) -> int:
+        if self.line is not None:
+            return self.line
+        return 1 if mark is None else mark.line + 1
+
+
+def plain(text: str) -> Any:
+    """An unquoted YAML 1.2 scalar: null, boolean, integer, float or else the string itself."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) > 64:
+        return text
+    if _INT.fullmatch(text):
+        return int(text.replace("_", ""))
+    if _FLOAT.fullmatch(text):
+        return float(text.replace("_", ""))
+    if _INFINITE.fullmatch(text):
+        return float(text.lower().replace(".", ""))
+    return text
+
+
+def override(document: Document, assignments: Sequence[str]) -> None:
+    """Set `key=value` assignments, keys dotted from the root, values as in YAML. Raises SpecError."""
+    problems: list[Problem] = []
+    for number, assignment in enumerate(assignments, 1):
+        try:
+            _assign(document, assignment, number)
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+
+
+def _assign(document: Document, assignment: str, number: int) -> None:
+    key, equals, text = assignment.partition("=")
+    parts: Parts = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
+
+    def refuse(what: str, todo: str) -> SpecError:
+        return SpecError([Problem(COMMAND_LINE, number, key.strip() or "override", what, todo)])
+
+    if not equals or "" in parts:
+        raise refuse(f"'{assignment}' is not an override", "write key=value, such as base.batch.physical=32")
+    origins: dict[Parts, Origin] = {}
+    value = parse(text, COMMAND_LINE, origins, parts, number)
+    origins.setdefault(parts, Origin(COMMAND_LINE, number))
+    try:
+        assign(document.data, parts, value)
+    except KeyError as error:
+        raise refuse(f"{error.args[0]} holds no keys", "set the whole of it") from None
+    except IndexError as error:
+        raise refuse(f"{error.args[0]} has no such index", "use an index that the list has") from None
+    for stale in [path for path in document.origins if path[: len(parts)] == parts]:
+        del document.origins[stale]
+    document.origins.update(origins)
+
+
+def assign(data: dict[str, Any], parts: Parts, value: Any) -> None:
+    """Set `value` at `parts` in nested `data`, in place, making mappings that are missing.
+
+    Raises KeyError with the path of what is neither mapping nor list, IndexError with that of a list too short.
+    """
+    here: Any = data
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(here, list):
+            if not isinstance(part, int) or part >= len(here):
+                raise IndexError(dotted(parts[:depth]))
+            here[part] = value if last else here[part]
+        elif isinstance(here, dict):
+            part = str(part)
+            if last:
+                here[part] = value
+            elif here.get(part) is None:
+                here[part] = {}
+        else:
+            raise KeyError(dotted(parts[:depth]))
+        here = here[part]

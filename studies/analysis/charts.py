@@ -1,0 +1,197 @@
+"""The figures of a study, as Altair charts; the report is made of these, and each stands alone in a notebook.
+
+Charts name no colours: sizes and token counts are ordinal and take the theme's ordinal range, so that one chart serves
+light and dark. All rows carry fixed column names; what users named stands in values, never in field names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from specs.quantities import format_quantity
+from studies.analysis.chinchilla import Fit
+from studies.analysis.fits import COLUMN, Count
+from studies.analysis.results import MIX, Study
+
+MOST_POINTS = 20_000
+"""Bound on the rows that the loss curves of one study hold, over all runs and modalities."""
+MOST_CURVES = 8
+"""Bound on the law's curves in one chart; the points are all drawn."""
+
+_HEIGHT = 280
+_COUNTS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
+"""Axis labels as 200k, 20M, 13B."""
+
+
+def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
+    """Training loss against tokens, a line per run, coloured by size.
+
+    The modality is chosen by a menu, sizes by a click in the legend; the axes zoom and drag. Each line is the mean over
+    stretches of equal length in log tokens, at most `points` rows in all, since single steps are noisy.
+    """
+    names = [MIX, *study.modalities]
+    rows = curve_rows(study, points)
+    chosen = alt.param(name="modality", value=MIX, bind=alt.binding_select(options=names, name="Modality "))
+    size = alt.selection_point(fields=["size"], bind="legend", toggle="true")
+    zoom = alt.selection_interval(bind="scales")
+    return (
+        alt.Chart(rows, height=_HEIGHT + 60, width="container")
+        .transform_filter("datum.modality === modality")
+        .mark_line(strokeWidth=1.6, interpolate="monotone")
+        .encode(
+            x=_log("tokens", "training tokens", counts=True),
+            y=_log("loss", "training loss, nats per token"),
+            color=_ordinal("size", "non-embedding parameters", study.runs["params_non_embedding"]),
+            detail="id:N",
+            opacity=alt.when(size).then(alt.value(0.9)).otherwise(alt.value(0.08)),
+            tooltip=[
+                alt.Tooltip("run:N"),
+                alt.Tooltip("size:N", title="non-embedding"),
+                alt.Tooltip("tokens:Q", format=".3~s"),
+                alt.Tooltip("loss:Q", format=".3f"),
+            ],
+        )
+        .add_params(chosen, size, zoom)
+    )
+
+
+def curve_rows(study: Study, points: int = MOST_POINTS) -> pl.DataFrame:
+    """The rows behind `loss_curves`: `id`, `run`, `size`, `modality`, `tokens`, `loss`, at most `points` of them."""
+    lines = max(1, study.metrics["id"].n_unique()) * (1 + len(study.modalities))
+    buckets = int(np.clip(points // lines, 2, 160))
+    long = study.metrics.select(
+        "id", "tokens", pl.col("loss").alias(MIX), *(pl.col(f"loss:{m}").alias(m) for m in study.modalities if m != MIX)
+    ).unpivot(index=["id", "tokens"], variable_name="modality", value_name="loss")
+    long = long.filter(pl.col("loss").is_finite() & (pl.col("loss") > 0) & (pl.col("tokens") > 0))
+    log = pl.col("tokens").log()
+    place = (log - log.min().over("id")) / (log.max().over("id") - log.min().over("id") + 1e-9)
+    return (
+        long.with_columns((place * (buckets - 1e-6)).floor().alias("bucket"))
+        .group_by("id", "modality", "bucket", maintain_order=True)
+        .agg(pl.col("tokens").mean().round(), pl.col("loss").mean().round(4))
+        .drop("bucket")
+        .join(study.runs.select("id", run="name", size=_labels("params_non_embedding")), on="id", maintain_order="left")
+    )
+
+
+def loss_against_flops(results: pl.DataFrame, modality: str) -> alt.LayerChart:
+    """Held-out nelbo against training FLOPs, a line per size through its mean over seeds, a point per run."""
+    color = _ordinal("size", "parameters", results["params_non_embedding"])
+    return _points_and_lines(
+        _points(results, modality), _log("flops", "training FLOPs", format=".1~e"), color, group="size"
+    )
+
+
+def loss_against_tokens(results: pl.DataFrame, modality: str) -> alt.LayerChart:
+    """Held-out nelbo against training tokens, a line per size through its mean over seeds, a point per run."""
+    color = _ordinal("size", "parameters", results["params_non_embedding"])
+    return _points_and_lines(
+        _points(results, modality), _log("tokens", "training tokens", counts=True), color, group="size"
+    )
+
+
+def law(results: pl.DataFrame, modality: str, fitted: Fit, count: Count) -> alt.LayerChart:
+    """The fitted law over parameters, a curve for each token count with its 90 % band, and the runs as points."""
+    rows = _points(results, modality).with_columns(N=pl.col(COLUMN[count]))
+    sizes = rows["N"].to_numpy()
+    x = np.geomspace(sizes.min() / 1.3, sizes.max() * 1.3, 48)
+    curves = []
+    for tokens in _spread(rows["tokens"].unique().sort().to_list(), MOST_CURVES):
+        line = {"N": x, "nelbo": fitted.law(x, np.full_like(x, tokens))}
+        if len(fitted.samples):
+            line["low"], line["high"] = fitted.band(x, np.full_like(x, tokens))
+        curves.append(pl.DataFrame(line).with_columns(budget=pl.lit(format_quantity(tokens))))
+    law_rows = pl.concat(curves)
+    what = "non-embedding parameters" if count == "non_embedding" else "parameters"
+    color = _ordinal("budget", "tokens", results["tokens"])
+    base = alt.Chart(law_rows).encode(x=_log("N", what, counts=True), color=color)
+    layers = [base.mark_line(strokeWidth=1.6).encode(y=_nelbo())]
+    if len(fitted.samples):
+        band = base.mark_area(opacity=0.18, clip=True).encode(y=_nelbo("low"), y2="high:Q", fill=color)
+        layers.insert(0, band.encode(color=alt.value("transparent")))
+    points = (
+        alt.Chart(rows)
+        .mark_point(filled=True, size=48, opacity=1)
+        .encode(x=_log("N", what, counts=True), y=_nelbo(), color=color, tooltip=_tooltip())
+    )
+    return alt.layer(*layers, points).properties(height=_HEIGHT, width="container")
+
+
+def _points(results: pl.DataFrame, modality: str) -> pl.DataFrame:
+    return results.filter(pl.col("modality") == modality).select(
+        "id",
+        "point",
+        "nelbo",
+        "standard_error",
+        "params",
+        "params_non_embedding",
+        "tokens",
+        "flops",
+        run="name",
+        size=_labels("params_non_embedding"),
+        budget=_labels("tokens"),
+    )
+
+
+def _points_and_lines(rows: pl.DataFrame, x: alt.X, color: alt.Color, group: str) -> alt.LayerChart:
+    picked = alt.selection_point(fields=[group], bind="legend", toggle="true")
+    base = alt.Chart(rows).encode(x=x, color=color)
+    means = alt.Chart(
+        rows.group_by("point", "size", "budget", "flops", "tokens", maintain_order=True).agg(pl.col("nelbo").mean())
+    ).encode(x=x, color=color)
+    line = means.mark_line(strokeWidth=1.6).encode(
+        y=_nelbo(), opacity=alt.when(picked).then(alt.value(0.8)).otherwise(alt.value(0.1))
+    )
+    points = base.mark_point(filled=True, size=48).encode(
+        y=_nelbo(),
+        opacity=alt.when(picked).then(alt.value(1)).otherwise(alt.value(0.1)),
+        tooltip=_tooltip(),
+    )
+    return alt.layer(line, points.add_params(picked)).properties(height=_HEIGHT, width="container")
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("run:N"),
+        alt.Tooltip("size:N", title="non-embedding"),
+        alt.Tooltip("tokens:Q", format=".3~s"),
+        alt.Tooltip("flops:Q", title="FLOPs", format=".2e"),
+        alt.Tooltip("nelbo:Q", format=".4f"),
+        alt.Tooltip("standard_error:Q", title="standard error", format=".4f"),
+    ]
+
+
+def _nelbo(field: str = "nelbo") -> alt.Y:
+    return _log(field, "held-out nelbo, nats per token", channel=alt.Y)
+
+
+def _log(field: str, title: str, counts: bool = False, format: str = "", channel: Any = None) -> Any:
+    """A logarithmic axis that fits its data and keeps few, readable labels."""
+    axis: dict[str, Any] = {"title": title, "tickCount": 5, "labelOverlap": "greedy"}
+    if counts:
+        axis["labelExpr"] = _COUNTS
+    elif format:
+        axis["format"] = format
+    else:
+        axis["format"] = ".3~g"
+    made = channel or (alt.Y if field == "loss" else alt.X)
+    return made(f"{field}:Q", axis=alt.Axis(**axis), scale=alt.Scale(type="log", nice=False, zero=False, padding=12))
+
+
+def _ordinal(field: str, title: str, values: pl.Series) -> alt.Color:
+    ordered = [format_quantity(v) for v in values.unique().sort().to_list()]
+    return alt.Color(f"{field}:O", title=title, sort=list(dict.fromkeys(ordered)))
+
+
+def _labels(column: str) -> pl.Expr:
+    return pl.col(column).map_elements(format_quantity, return_dtype=pl.String)
+
+
+def _spread(values: list[float], most: int) -> list[float]:
+    if len(values) <= most:
+        return values
+    return [values[round(k)] for k in np.linspace(0, len(values) - 1, most)]

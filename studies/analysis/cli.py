@@ -1,0 +1,126 @@
+"""`triptych fit` and `triptych report`: what the commands do, as functions that print and give back an exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from specs.errors import Problem, SpecError
+from studies.analysis.chinchilla import NAMES, Fit, UnidentifiedError, fit
+from studies.analysis.fits import COLUMN, Count, fit_results
+from studies.analysis.results import MIX, read_study
+from studies.analysis.tables import read_runs
+
+WELL, FAILED, USER = 0, 1, 2
+"""Exit codes: well, something failed while working, the user's input."""
+
+_SYMBOLS = dict(zip(NAMES, ("E", "A", "B", "α", "β"), strict=True))
+
+
+def run_fit(
+    path: Path,
+    n: str = "params",
+    d: str = "tokens",
+    loss: str = "loss",
+    bootstrap: int = 1000,
+    count: Count = "non_embedding",
+    seed: int = 0,
+    as_json: bool = False,
+) -> int:
+    """`triptych fit PATH`: the Chinchilla law of a study's folder, or of a CSV or Parquet file by its columns.
+
+    `n`, `d` and `loss` name a file's columns; `count` says which parameters are N for a folder. Prints a table, or JSON
+    as one object on one line: for a file the fit itself, for a folder {"study", "n", "fits": {modality: fit},
+    "missing": {modality: reason}}. Exit codes: 1 where no modality of a study can be fitted yet, 2 for bad input.
+    """
+    try:
+        if path.is_dir():
+            return _fit_study(path, bootstrap, count, seed, as_json)
+        return _fit_file(path, n, d, loss, bootstrap, seed, as_json)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return USER
+
+
+def run_report(path: Path, bootstrap: int = 1000, count: Count = "non_embedding") -> int:
+    """`triptych report DIR`: write `report.html` and `results.parquet` into the study's folder; print its path."""
+    # Altair takes half a second to import, which `fit` need not wait for.
+    from studies.analysis.report import write_report
+
+    try:
+        written = write_report(path, count, bootstrap)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return USER
+    print(written)
+    return WELL
+
+
+def _fit_file(path: Path, n: str, d: str, loss: str, bootstrap: int, seed: int, as_json: bool) -> int:
+    runs = read_runs(path, n, d, loss)
+    try:
+        fitted = fit(runs["N"], runs["D"], runs["loss"], bootstrap, seed)
+    except UnidentifiedError as error:
+        todo = "add runs, or check the columns named by --n and --d"
+        raise SpecError([Problem(str(path), 1, f"{n}, {d}", str(error), todo)]) from None
+    if as_json:
+        _print_json(fitted.summary())
+    else:
+        _print_fits(str(path), {path.stem: fitted}, {})
+    return WELL
+
+
+def _fit_study(path: Path, bootstrap: int, count: Count, seed: int, as_json: bool) -> int:
+    study = read_study(path)
+    fits = fit_results(study.results(), count, bootstrap, seed)
+    if as_json:
+        _print_json(
+            {
+                "study": study.plan.study,
+                "n": COLUMN[count],
+                "fits": {modality: fitted.summary() for modality, fitted in fits.fits.items()},
+                "missing": fits.missing,
+            }
+        )
+    else:
+        _print_fits(f"{study.plan.study}, N = {COLUMN[count]}", fits.fits, fits.missing)
+    return WELL if fits.fits else FAILED
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(msgspec.json.encode(value).decode())
+
+
+def _print_fits(title: str, fits: dict[str, Fit], missing: dict[str, str]) -> None:
+    console = Console(highlight=False, markup=False)
+    if fits:
+        table = Table(title=f"L(N, D) = E + A/N^α + B/D^β   {title}", title_justify="left")
+        table.add_column("")
+        for heading in (*_SYMBOLS.values(), "runs", "rms error", "objective"):
+            table.add_column(heading, justify="right")
+        for name, fitted in fits.items():
+            cells = []
+            for parameter in NAMES:
+                low_high = fitted.intervals.get(parameter)
+                interval = f"\n{low_high[0]:.3g}..{low_high[1]:.3g}" if low_high else ""
+                cells.append(f"{getattr(fitted.law, parameter):.4g}{interval}")
+            table.add_row(
+                _label(name), *cells, str(fitted.n), f"{100 * fitted.residual:.2g} %", f"{fitted.objective:.4g}"
+            )
+        console.print(table)
+        if any(fitted.intervals for fitted in fits.values()):
+            console.print("Below each estimate: the central 90 % of a bootstrap over runs.")
+    for name, fitted in fits.items():
+        for said in fitted.warnings:
+            console.print(f"{_label(name)}: {said}")
+    for name, why in missing.items():
+        console.print(f"{_label(name)}: not fitted: {why}")
+
+
+def _label(modality: str) -> str:
+    return "the mix" if modality == MIX else modality
