@@ -87,6 +87,9 @@ def _warnings(loaded: LoadedStudy, runs: Sequence[RunPlan], unique: Sequence[Run
             over = sum(run.epochs.get(source, 0.0) > MAX_EPOCHS for run in unique)
             what = f"{source} is repeated {most.epochs[source]:.1f} times in '{most.name}'"
             yield f"{what}, more than {MAX_EPOCHS:g} in {over} of {len(unique)} runs (arXiv 2305.16264)"
+    for path in sorted({path for run in unique for path in run.point}):
+        if loaded.overridden(path):
+            yield f"base.{path} on the command line has no effect: an axis sets it"
     if _heads_ambiguous(loaded, unique):
         yield (
             "heads differ between runs and transfer.base.heads is not given: attention is scaled as if each run's "

@@ -81,7 +81,8 @@ def _bad_paths(loaded: LoadedStudy, factors: list[Dimension]) -> Iterator[Proble
     taken: dict[str, Setting] = {}
     for factor in factors:
         for setting in factor[0] if factor else ():
-            where = setting.where if setting.path == "seed" else setting.where[:-1]
+            # Without the index of the value: the complaint is of the path.
+            where = setting.where[:-1] if isinstance(setting.where[-1], int) else setting.where
             complaint = _unknown(setting.path, loaded.document.data["base"])
             if complaint:
                 yield loaded.document.problem(where, *complaint)

@@ -12,18 +12,14 @@ NUMERICS = 1
 """Version of everything that decides a run's numbers and is not in its plan; raised when results change."""
 
 
-class Frozen(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all plan records: immutable and keyword-only."""
-
-
-class Parameters(Frozen):
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """Parameter counts. `non_embedding` leaves out the input embedding, learned positions and the output head."""
 
     total: int
     non_embedding: int
 
 
-class ModelPlan(Frozen):
+class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Shape of the transformer. `vocabulary` is the size of the unified vocabulary, special tokens included."""
 
     width: int
@@ -38,7 +34,7 @@ class ModelPlan(Frozen):
         return self.width // self.heads
 
 
-class VocabularyPart(Frozen):
+class VocabularyPart(msgspec.Struct, frozen=True, kw_only=True):
     """One source vocabulary's slice of the unified vocabulary: ids `offset` to `offset + size - 1`."""
 
     name: str
@@ -46,7 +42,7 @@ class VocabularyPart(Frozen):
     size: int
 
 
-class Vocabulary(Frozen):
+class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
     """The unified vocabulary: the parts, then the special tokens.
 
     `specials` maps a name to its id: `mask`, `pad`, `end` (of a document), `task:MODALITY` for each modality,
@@ -58,14 +54,14 @@ class Vocabulary(Frozen):
     specials: dict[str, int]
 
 
-class Noise(Frozen):
+class Noise(msgspec.Struct, frozen=True, kw_only=True):
     """A noise schedule α(t). `power` is for `polynomial`: α(t) = 1 - t^power."""
 
     kind: str
     power: float = 1.0
 
 
-class ModalityPlan(Frozen):
+class ModalityPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One source of sequences.
 
     `weight` is its share of tokens (all weights sum to 1), `share` its share of sequences. `mean_tokens` is the mean
@@ -84,7 +80,7 @@ class ModalityPlan(Frozen):
     tokens: float
 
 
-class BatchPlan(Frozen):
+class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences per step. `kappa` = physical / logical; `critical` is the largest physical batch at which the SDE
     reparameterization is trusted, None where the study names none."""
 
@@ -96,7 +92,7 @@ class BatchPlan(Frozen):
     critical: float | None
 
 
-class OptimizerPlan(Frozen):
+class OptimizerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """AdamW after the batch and token transfer, before width and depth."""
 
     lr: float
@@ -105,7 +101,7 @@ class OptimizerPlan(Frozen):
     weight_decay: float
 
 
-class Group(Frozen):
+class Group(msgspec.Struct, frozen=True, kw_only=True):
     """An optimizer group after all transfer: every parameter whose name `pattern` matches in full (a regex)."""
 
     name: str
@@ -118,7 +114,7 @@ class Group(Frozen):
     """Standard deviation of the initial values; None where they start at one (norms), 0.0 where at zero."""
 
 
-class Multipliers(Frozen):
+class Multipliers(msgspec.Struct, frozen=True, kw_only=True):
     """Factors in the forward pass. `attention` multiplies q·k before the softmax."""
 
     residual: float
@@ -127,7 +123,7 @@ class Multipliers(Frozen):
     attention: float
 
 
-class SchedulePlan(Frozen):
+class SchedulePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Learning rate over physical steps: linear warm-up over `warmup_steps`, then `kind` down to `final` of the peak."""
 
     kind: str
@@ -137,7 +133,7 @@ class SchedulePlan(Frozen):
     """Steps of the final decay, for `wsd`."""
 
 
-class ParallelPlan(Frozen):
+class ParallelPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Processes of one run. `shard` is the FSDP degree."""
 
     shard: int = 1
@@ -147,7 +143,7 @@ class ParallelPlan(Frozen):
         return self.shard
 
 
-class Memory(Frozen):
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes on one rank."""
 
     per_rank: int
@@ -157,21 +153,21 @@ class Memory(Frozen):
     activations: int
 
 
-class EvaluationPlan(Frozen):
+class EvaluationPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Held-out evaluation: `sequences` per modality, every `every` steps (0: only at the end)."""
 
     sequences: int
     every: int
 
 
-class CheckpointPlan(Frozen):
+class CheckpointPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint every `every` steps (0: only at the end), the newest `keep` kept."""
 
     every: int
     keep: int
 
 
-class RunPlan(Frozen):
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One training run, complete: the runtime needs nothing else but the data."""
 
     id: str
@@ -203,7 +199,7 @@ class RunPlan(Frozen):
     device_hours: float
 
 
-class Totals(Frozen):
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over the runs."""
 
     runs: int
@@ -212,7 +208,7 @@ class Totals(Frozen):
     device_hours: float
 
 
-class StudyPlan(Frozen):
+class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A compiled study. `digest` is a hash of everything below it but the warnings."""
 
     study: str

@@ -50,8 +50,9 @@ def resolve_run(base: Base, catalogue: Catalogue, device: Device, name: str, poi
     if steps < 1:
         least = math.ceil(composition.mean * batch.physical)
         what = f"{base.tokens:,.0f} tokens are fewer than one step of {batch.physical} sequences"
-        also = ("batch.physical", "batch", "sequence_length")
-        raise RuleError("tokens", what, f"give at least {least:,}, or a smaller batch", also=also)
+        step = ("batch.physical", "batch", "sequence_length")
+        raise RuleError("tokens", what, f"give at least {least:,}, or a smaller batch", also=step)
+    _check_critical(base, batch)
     optimizer, clip = transfer.reparameterize(base.optimizer, batch.kappa)
     scale = transfer.scale(base.transfer, base.model, shape)
 
@@ -128,11 +129,6 @@ def _batch(base: Base) -> BatchPlan:
     physical = spec.physical or _auto_physical(logical, critical, spec, shard)
     if logical is None:
         logical = float(physical)
-    if critical is not None and physical > critical and not spec.allow_supercritical:
-        what = f"{physical} sequences are above the critical batch, {critical:.4g}"
-        todo = "lower it, or set batch.allow_supercritical: true"
-        also = ("tokens", "sequence_length", "transfer.critical", "transfer")
-        raise RuleError("batch.physical", what, todo, also=also)
     if physical % shard:
         what = f"{physical} sequences do not divide over {shard} ranks"
         raise RuleError("batch.physical", what, f"use a multiple of {shard}", also=("parallel.shard", "batch"))
@@ -140,8 +136,8 @@ def _batch(base: Base) -> BatchPlan:
     micro = spec.micro or max(d for d in range(1, min(local, MAX_MICRO) + 1) if local % d == 0)
     if local % micro:
         what = f"{micro} does not divide the {local} sequences that a rank has of a step"
-        partners = ("batch.physical", "parallel.shard", "batch")
-        raise RuleError("batch.micro", what, f"use a divisor of {local}, or auto", also=partners)
+        also = ("batch.physical", "parallel.shard", "batch")
+        raise RuleError("batch.micro", what, f"use a divisor of {local}, or auto", also=also)
     return BatchPlan(
         logical=logical,
         physical=physical,
@@ -150,6 +146,15 @@ def _batch(base: Base) -> BatchPlan:
         kappa=physical / logical,
         critical=critical,
     )
+
+
+def _check_critical(base: Base, batch: BatchPlan) -> None:
+    """Raises RuleError where the physical batch is above the critical one and the study does not allow it."""
+    if batch.critical is not None and batch.physical > batch.critical and not base.batch.allow_supercritical:
+        what = f"{batch.physical} sequences are above the critical batch, {batch.critical:.4g}"
+        todo = "lower it, or set batch.allow_supercritical: true"
+        also = ("tokens", "sequence_length", "transfer.critical", "transfer")
+        raise RuleError("batch.physical", what, todo, also=also)
 
 
 def _auto_physical(logical: float | None, critical: float | None, spec: BatchSpec, shard: int) -> int:

@@ -24,7 +24,7 @@ LAST_WANTED = ("κ", "memory", "lr", "hours", "id", "logical")
 def show(plan: StudyPlan, console: Console) -> None:
     """Print `plan`. Where the output is not a terminal, lines are as wide as they need to be."""
     for warning in plan.warnings:
-        console.print(Text(f"warning: {warning}", style="yellow"))
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     rows = [_cells(run) for run in plan.runs]
     columns = list(COLUMNS)
     table = _table(plan, columns, rows)
@@ -38,10 +38,10 @@ def show(plan: StudyPlan, console: Console) -> None:
     else:
         console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)
-    console.print(_epochs(plan.runs), highlight=False)
+    console.print(_epochs(plan.runs), highlight=False, soft_wrap=True)
     totals = plan.totals
     console.print(
-        f"{totals.runs} runs, {short(totals.tokens)} tokens, {totals.flops:.3g} FLOPs, "
+        f"{totals.runs} run{'s' if totals.runs != 1 else ''}, {short(totals.tokens)} tokens, {totals.flops:.3g} FLOPs, "
         f"{totals.device_hours:.3g} device-hours"
     )
 

@@ -102,8 +102,8 @@ def multipliers(scale: Scale, shape: Shape) -> Multipliers:
 def groups(optimizer: OptimizerPlan, scale: Scale, shape: Shape) -> tuple[Group, ...]:
     """The optimizer groups, in the layout's order, by CompleteP's table with a = 1.
 
-    Initial deviations: the embedding 1; hidden matrices σ / √m_N with σ² = 1 / (fan-in at the base); norms start at
-    one; head and learned positions at zero (so their first updates, not their initial values, set their size).
+    Initial deviations: embedding and learned positions 1; hidden matrices σ / √m_N with σ² = 1 / (fan-in at the base); norms start at
+    one; the head at zero (so its first updates, not its initial values, set its size).
 
     Adam's ε must keep its size against the gradient's. With logits × 1 / m_N the gradient of the residual stream, and
     of each entry of embedding, final norm and head, goes as 1 / m_N; inside a branch as 1 / (m_N · m_L^a). The QK-norm
@@ -116,7 +116,7 @@ def groups(optimizer: OptimizerPlan, scale: Scale, shape: Shape) -> tuple[Group,
     rules: dict[str, tuple[float, float, float, float | None]] = {
         # group: lr, weight decay, eps, initial deviation
         "embedding": (lr, decay, eps / width, 1.0),
-        "positions": (lr, decay, eps / width, 0.0),
+        "positions": (lr, decay, eps / width, 1.0),
         "hidden": (hidden_lr / width, decay * width, eps / (width * depth), (base_width * width) ** -0.5),
         "hidden_down": (hidden_lr / width, decay * width, eps / (width * depth), (scale.base_ffn * width) ** -0.5),
         "hidden_norm": (hidden_lr, 0.0, eps / (width * depth), None),

@@ -1,8 +1,8 @@
 """Held-out negative ELBO, as the paper's evaluation defines it.
 
-One α for all tokens of a sequence, written as: the number k of masked tokens uniform in 1..n, weight n / k, stratified over
-k. It needs no noise schedule, has no singularity, and is the same for runs that trained with different ones. The masks
-depend on nothing but the data, so that two runs are scored on the same ones.
+One α for all tokens of a sequence, written as: the number k of masked tokens uniform in 1..n, weight n / k,
+stratified over k. It needs no noise schedule, has no singularity, and is the same for runs that trained with
+different ones. The masks depend on nothing but the data, so that two runs are scored on the same ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ Candidates = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskedSet:
-    """Held-out sequences of one modality with their masks: `masked` (rows, L), `weights` n / k per row, and `n` per row."""
+    """Held-out sequences of one modality with their masks: `masked` (rows, L), `weights` n / k per row, and `n` per
+    row."""
 
     tokens: npt.NDArray[np.int64]
     code_index: npt.NDArray[np.int64]
@@ -46,8 +47,8 @@ class MaskedSet:
 
 
 def mask_uniformly(candidates: Candidates, rng: np.random.Generator) -> tuple[Candidates, npt.NDArray[np.float64]]:
-    """For each row of `candidates` (rows, L), True where a token may be masked, choose k of its n tokens, k uniform in 1..n and
-    stratified over the rows. Returns the mask and n / k."""
+    """For each row of `candidates` (rows, L), True where a token may be masked, choose k of its n tokens, k uniform
+    in 1..n and stratified over the rows. Returns the mask and n / k."""
     rows = len(candidates)
     n = candidates.sum(axis=1)
     strata = (rng.permutation(rows) + rng.random(rows)) / rows
@@ -59,8 +60,8 @@ def mask_uniformly(candidates: Candidates, rng: np.random.Generator) -> tuple[Ca
 
 
 def held_out(run: RunPlan, name: str, data_root: Path) -> tuple[MaskedSet, MaskedSet | None]:
-    """The evaluation set of modality `name`: all tokens masked by turns, and (None for sources of one segment) the codes of
-    the last segment only, given everything else."""
+    """The evaluation set of modality `name`: all tokens masked by turns, and (None for sources of one segment) the
+    codes of the last segment only, given everything else."""
     modality = run.modalities[name]
     source = Sequences(
         name,
@@ -191,5 +192,3 @@ class NelboValidator(BaseValidator):
         if self.mesh is not None:
             torch.distributed.all_reduce(nats, group=self.mesh.get_group())
         return nats.double().cpu().numpy()
-
-

@@ -23,7 +23,8 @@ MASKS, TIMES = 1, 2
 
 
 def uniforms(seed: int, stream: int, start: int, rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """Rows `start` to `start + rows - 1` of an endless table of uniform numbers in [0, 1), reached without the rows before."""
+    """Rows `start` to `start + rows - 1` of an endless table of uniform numbers in [0, 1), reached without the rows
+    before."""
     blocks = -(-columns // 4)  # one counter value of Philox gives four numbers
     key = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
     generator = np.random.Philox(key=key)
@@ -45,10 +46,10 @@ def times(seed: int, step: int, modality: npt.NDArray[np.int64], modalities: int
 class NoisedLoader(BaseDataLoader):
     """Micro-batches of the training stream, masked.
 
-    Yields `({"input", "attention_mask", "code_index", "scored", "weights", "modality"}, labels)`: `input` (B, L) with masked
-    tokens replaced, `labels` (B, L) the true tokens with IGNORE_INDEX at padding only, so that torchtitan's count of valid
-    tokens is that of all non-padding tokens; `scored` (S,) the flat places of masked tokens and `weights` (S,) their loss
-    weight; `modality` (B,) indexes the plan's modalities.
+    Yields `({"input", "attention_mask", "code_index", "scored", "weights", "modality"}, labels)`: `input` (B, L) with
+    masked tokens replaced, `labels` (B, L) the true tokens with IGNORE_INDEX at padding only, so that torchtitan's
+    count of valid tokens is that of all non-padding tokens; `scored` (S,) the flat places of masked tokens and
+    `weights` (S,) their loss weight; `modality` (B,) indexes the plan's modalities.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -99,7 +100,10 @@ class NoisedLoader(BaseDataLoader):
 
         tokens, code_index = empty_rows(self.micro, run.sequence_length, run.vocabulary)
         lengths = np.array(
-            [self.sources[m].write(int(i), tokens[row], code_index[row]) for row, (m, i) in enumerate(zip(modality, index, strict=True))]
+            [
+                self.sources[m].write(int(i), tokens[row], code_index[row])
+                for row, (m, i) in enumerate(zip(modality, index, strict=True))
+            ]
         )
         real = np.arange(run.sequence_length) < lengths[:, None]
         kept = np.empty(self.micro)

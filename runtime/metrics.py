@@ -123,7 +123,9 @@ class RunMetrics(MetricsProcessor):
                     tokens=total,
                     loss=global_avg_loss,
                     losses={
-                        name: float(losses[i] / tokens[i]) for i, name in enumerate(self.run.modalities) if tokens[i] > 0
+                        name: float(losses[i] / tokens[i])
+                        for i, name in enumerate(self.run.modalities)
+                        if tokens[i] > 0
                     },
                     lr=next(value for key, value in extra_metrics.items() if key.startswith("lr/")),
                     grad_norm=grad_norm,
@@ -139,5 +141,3 @@ class RunMetrics(MetricsProcessor):
         if self.writes:
             for row in rows:
                 self.evaluations.append(row)
-
-

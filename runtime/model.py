@@ -24,7 +24,8 @@ from compiler.plan import RunPlan
 class BidirectionalAttention(Module):
     """Scaled dot-product attention in which every position sees every position that `attention_masks` allows.
 
-    `attention_masks` is a boolean (B, 1, 1 or L, L), True where a key may be seen. torchtitan's own SDPA module takes no mask.
+    `attention_masks` is a boolean (B, 1, 1 or L, L), True where a key may be seen. torchtitan's own SDPA module takes
+    no mask.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -128,8 +129,8 @@ class MaskedDiffusionModel(Decoder):
     ) -> torch.Tensor:
         """Logits (S, V) at the flat positions `scored` (S,) of the (B, L) batch.
 
-        `attention_mask` is (B, 1, 1 or L, L), True for visible keys. `code_index` (B, L) counts positions within a sequence's
-        codes and is -1 elsewhere: RoPE alone learns where in an image a code lies only slowly.
+        `attention_mask` is (B, 1, 1 or L, L), True for visible keys. `code_index` (B, L) counts positions within a
+        sequence's codes and is -1 elsewhere: RoPE alone learns where in an image a code lies only slowly.
         """
         h_BLD = self.tok_embeddings(tokens_BL)
         place_BLD = self.code_positions(code_index.clamp(min=0)) * (code_index >= 0).unsqueeze(-1)
@@ -173,9 +174,7 @@ def model_config(run: RunPlan) -> MaskedDiffusionModel.Config:
             attention=GQAttention.Config(
                 n_heads=shape.heads,
                 dim=width,
-                qkv_linear=QKVLinear.Config(
-                    head_dim=head_dim, wq=linear(width, width), wkv=linear(width, width)
-                ),
+                qkv_linear=QKVLinear.Config(head_dim=head_dim, wq=linear(width, width), wkv=linear(width, width)),
                 wo=linear(width, width),
                 qk_norm=RMSNorm.Config(normalized_shape=head_dim),
                 inner_attention=BidirectionalAttention.Config(scale=multipliers.attention),

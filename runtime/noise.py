@@ -1,7 +1,7 @@
 """Noise schedules α(t): the share of tokens left unmasked at time t in [0, 1], from α(0) = 1 down to α(1) = 0.
 
-The loss weight of a masked token is -α'(t) / (1 - α(t)) (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329). It has a pole at
-t = 0, where nothing is masked; times are therefore drawn from (0, 1].
+The loss weight of a masked token is -α'(t) / (1 - α(t)) (MDLM, arXiv 2406.07524; MD4, arXiv 2406.04329). It has a
+pole at t = 0, where nothing is masked; times are therefore drawn from (0, 1].
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The training objective: the negative ELBO of masked diffusion, per non-padding token.
 
-E_t [ -α'(t) / (1 - α(t)) · Σ over masked i of -log p(x_i | x_t) ], divided by all non-padding tokens of the global batch,
-masked or not. Dividing by masked tokens only would be biased: their number is correlated with the weight.
+E_t [ -α'(t) / (1 - α(t)) · Σ over masked i of -log p(x_i | x_t) ], divided by all non-padding tokens of the global
+batch, masked or not. Dividing by masked tokens only would be biased: their number is correlated with the weight.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def weighted_cross_entropy(logits_SV: torch.Tensor, labels_S: torch.Tensor, weig
 
 
 class MaskedDiffusionLoss(BaseLoss):
-    """Sum of weighted cross-entropies over this micro-batch's masked tokens / non-padding tokens of the global batch."""
+    """Sum of weighted cross-entropies over this micro-batch's masked tokens / non-padding tokens of the global
+    batch."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):

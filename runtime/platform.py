@@ -11,8 +11,9 @@ import sys
 import torch
 import torch._utils
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
-if torch._utils._get_available_device_type() is None:
+if torch._utils._get_available_device_type() is None:  # type: ignore[no-untyped-call]
     # torchtitan takes "cuda" for granted where no accelerator is found.
     torch._utils._get_available_device_type = lambda: "cpu"
 
@@ -43,7 +44,7 @@ if ON_CPU:
     metrics.build_device_memory_monitor = HostMemoryMonitor
 
 
-def start_process_group(store: dist.Store, rank: int, world_size: int) -> None:
+def start_process_group(store: Store, rank: int, world_size: int) -> None:
     """Start the default process group: gloo on a CPU, else NCCL. torchtitan's trainer then uses it as it is."""
     torch.autograd.set_multithreading_enabled(False)  # as torchtitan does where it starts the group itself
     dist.init_process_group("gloo" if ON_CPU else "nccl", store=store, rank=rank, world_size=world_size)

@@ -27,7 +27,8 @@ class Mix:
         self.shares = np.array([shares[name] for name in self.names])
 
     def window(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """For stream positions start to stop - 1: the modality's index, and which of that modality's sequences it is."""
+        """For stream positions start to stop - 1: the modality's index, and which of that modality's sequences it
+        is."""
         margin = len(self.names)
         first = np.maximum(0, np.floor((start - margin) * self.shares) - 1).astype(np.int64)
         last = np.ceil((stop + margin) * self.shares).astype(np.int64) + 2
@@ -54,8 +55,7 @@ class Sequences:
         self.task = vocabulary.specials[f"task:{name}"]
         self.part_offsets = [offsets[part] for part in modality.segments]
         self.brackets = [
-            (vocabulary.specials[f"begin:{part}"], vocabulary.specials[f"end:{part}"])
-            for part in modality.segments[1:]
+            (vocabulary.specials[f"begin:{part}"], vocabulary.specials[f"end:{part}"]) for part in modality.segments[1:]
         ]
         self.end = vocabulary.specials["end"]
         if self.packed:
@@ -81,7 +81,8 @@ class Sequences:
         self._epoch = epoch
 
     def write(self, index: int, tokens: npt.NDArray[np.int64], code_index: npt.NDArray[np.int64]) -> int:
-        """Write sequence `index` (counting on over epochs) into two rows of `length`, and return how many tokens it has."""
+        """Write sequence `index` (counting on over epochs) into two rows of `length`, and return how many tokens it
+        has."""
         epoch, place = divmod(index, self.count)
         self._start_epoch(epoch)
         tokens[0] = self.task
@@ -122,9 +123,7 @@ class Sequences:
         return at
 
 
-def empty_rows(
-    rows: int, length: int, vocabulary: Vocabulary
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def empty_rows(rows: int, length: int, vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Token rows of padding, and their `code_index` rows."""
     tokens = np.full((rows, length), vocabulary.specials["pad"], dtype=np.int64)
     return tokens, np.full((rows, length), NO_CODE, dtype=np.int64)

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import read_status, store_folder, study_folder
@@ -43,9 +51,7 @@ def run_study(
     if skipped:
         console.print(f"{skipped} of {len(plan.runs)} runs are done already")
     with RunProgress(plan, skipped, out, console) as progress:
-        train_all(
-            unfinished, out, data_root, workers=workers, started=progress.started, ended=progress.ended
-        )
+        train_all(unfinished, out, data_root, workers=workers, started=progress.started, ended=progress.ended)
     _, states = study_states(study_folder(out, plan.study))
     console.print(summary(states))
     return 0 if all(state.state == "done" for state in states) else 1

@@ -1,7 +1,7 @@
 """A run plan becomes a torchtitan trainer.
 
-`trainer_config` is the whole translation; `DiffusionTrainer` adds to torchtitan's trainer the masked-diffusion step, the
-held-out evaluation and exact continuation of the run's own files.
+`trainer_config` is the whole translation; `DiffusionTrainer` adds to torchtitan's trainer the masked-diffusion step,
+the held-out evaluation and exact continuation of the run's own files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from runtime.objective import MaskedDiffusionLoss
 from runtime.parallelize import parallelize
 
 
-class RunFailed(RuntimeError):
+class TrainingError(RuntimeError):
     """Training cannot go on; the message is the reason shown to people."""
 
 
@@ -54,7 +54,8 @@ class NoTokenizer(Configurable):
 
 
 class DiffusionTrainer(Trainer):
-    """torchtitan's trainer with the masked-diffusion objective. One optimizer step is `train_step`, torchtitan's own."""
+    """torchtitan's trainer with the masked-diffusion objective. One optimizer step is `train_step`, torchtitan's
+    own."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Trainer.Config):
@@ -101,7 +102,7 @@ class DiffusionTrainer(Trainer):
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the plan's last step.
 
-        Raises RunFailed where the loss is no longer a number.
+        Raises TrainingError where the loss is no longer a number.
         """
         self.checkpointer.load(step=self.config.checkpoint.load_step)
         self.metrics_processor.resume(self.step, self._global_tokens())
@@ -115,7 +116,7 @@ class DiffusionTrainer(Trainer):
                 self.train_step(batches)
             except RuntimeError as error:
                 if "not finite" in str(error):
-                    raise RunFailed(f"the training loss is not a number at step {self.step}") from error
+                    raise TrainingError(f"the training loss is not a number at step {self.step}") from error
                 raise
             last = self.step == self.run.steps
             if self.validator.should_validate(self.step):
@@ -130,7 +131,7 @@ class DiffusionTrainer(Trainer):
         rows = self.validator.validate(self.model_parts, self.step)
         bad = [row.modality for row in rows if not math.isfinite(row.nelbo)]
         if bad:
-            raise RunFailed(f"the held-out nelbo of {', '.join(bad)} is not a number at step {self.step}")
+            raise TrainingError(f"the held-out nelbo of {', '.join(bad)} is not a number at step {self.step}")
         tokens = self._global_tokens()
         self.metrics_processor.log_evaluations([msgspec.structs.replace(row, tokens=tokens) for row in rows])
 
@@ -203,5 +204,3 @@ def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrai
         validator=NelboValidator.Config(run=run, data_root=data_root),
         debug=DebugConfig(seed=run.seed, deterministic=True, enable_structured_logging=False),
     )
-
-

@@ -1,8 +1,8 @@
 """A rank of a training worker: imports torch once, then trains the runs it is told to, one after another.
 
-It reads one JSON object a line, `{"folder", "data_root", "store"}`, and answers each with `{"state", "reason"}`. Where its
-standard input ends it exits at once: a worker does not outlive its launcher. What the libraries print goes to the run's
-log.txt.
+It reads one JSON object a line, `{"folder", "data_root", "store"}`, and answers each with `{"state", "reason"}`.
+Where its standard input ends it exits at once: a worker does not outlive its launcher. What the libraries print goes
+to the run's log.txt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
@@ -60,14 +60,15 @@ def write_status(folder: Path, status: Status) -> None:
 
 def train(job: Job, rank: int, world_size: int) -> None:
     """Train one run to its end on this rank, and raise where that fails."""
-    from runtime.trainer import DiffusionTrainer, trainer_config  # noqa: I001 - torchtitan's device is fixed here
     import torch.distributed as dist
+    from torch._C._distributed_c10d import FileStore, HashStore
 
     from runtime.platform import start_process_group
+    from runtime.trainer import DiffusionTrainer, trainer_config
 
     folder = Path(job.folder)
     run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
-    store = dist.HashStore() if job.store is None else dist.FileStore(job.store, world_size)
+    store = HashStore() if job.store is None else FileStore(job.store, world_size)
     start_process_group(store, rank, world_size)
     trainer: DiffusionTrainer | None = None
     try:
@@ -83,7 +84,7 @@ def train(job: Job, rank: int, world_size: int) -> None:
 
 def serve(job: Job, rank: int, world_size: int) -> Answer:
     """Train one run, keeping its status (rank 0) and its log."""
-    from runtime.trainer import RunFailed
+    from runtime.trainer import TrainingError
 
     folder = Path(job.folder)
     lock = hold(folder) if rank == 0 else None
@@ -107,7 +108,7 @@ def serve(job: Job, rank: int, world_size: int) -> Answer:
     try:
         train(job, rank, world_size)
         answer = Answer("done")
-    except (RunFailed, DataError) as error:
+    except (TrainingError, DataError) as error:
         answer = Answer("failed", str(error))
     except Exception as error:
         traceback.print_exc()
@@ -141,10 +142,9 @@ def main() -> None:
     os.dup2(silent, 1)
     lines = jobs()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    encoder: Any = msgspec.json.encode
     while True:
         job = msgspec.json.decode(lines.get(), type=Job)
-        answers.write(encoder(serve(job, rank, world_size)) + b"\n")
+        answers.write(msgspec.json.encode(serve(job, rank, world_size)) + b"\n")
 
 
 if __name__ == "__main__":

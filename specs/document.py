@@ -107,7 +107,7 @@ def parse(text: str, file: str, origins: dict[Parts, Origin], at: Parts = (), li
     """
     reader = _Reader(file, origins, line)
     try:
-        reader.scan(text)
+        reader.scan(text, at)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -128,7 +128,7 @@ class _Reader:
     def refuse(self, mark: yaml.Mark | None, path: Parts, what: str, todo: str) -> SpecError:
         return SpecError([Problem(self.file, self._line(mark), dotted(path) or "file", what, todo)])
 
-    def scan(self, text: str) -> None:
+    def scan(self, text: str, at: Parts) -> None:
         """Refuse tags, deep nesting and a second document before any recursion over the nodes."""
         depth, documents = 0, 0
         for event in yaml.parse(text, Loader=_Loader):
@@ -136,20 +136,22 @@ class _Reader:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise self.refuse(mark, (), "there is a second YAML document", "keep one document in a file")
+                    raise self.refuse(mark, at, "there is a second YAML document", "keep one document in a file")
             if getattr(event, "tag", None) is not None:
-                raise self.refuse(mark, (), f"YAML tag '{event.tag}' is refused", "write a plain value")
+                raise self.refuse(mark, at, f"YAML tag '{event.tag}' is refused", "write a plain value")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > MAX_DEPTH:
-                    raise self.refuse(mark, (), f"nested deeper than {MAX_DEPTH} levels", "flatten it")
+                    raise self.refuse(mark, at, f"nested deeper than {MAX_DEPTH} levels", "flatten it")
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
 
     def construct(self, node: yaml.Node, path: Parts) -> Any:
         self.nodes += 1
-        if self.nodes > MAX_NODES or len(path) > 2 * MAX_DEPTH:
-            what = f"more than {MAX_NODES} values, aliases expanded"
+        if len(path) > 2 * MAX_DEPTH:  # an alias within what it stands for
+            raise self.refuse(node.start_mark, path[:2], "aliases nest too deep", "write the values out")
+        if self.nodes > MAX_NODES:
+            what = f"more than {MAX_NODES:,} values, aliases expanded"
             raise self.refuse(node.start_mark, path, what, "write fewer values or aliases")
         self.origins[path] = Origin(self.file, self._line(node.start_mark))
         if isinstance(node, yaml.MappingNode):

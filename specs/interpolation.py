@@ -95,7 +95,7 @@ def _follow(document: Document, key: str) -> tuple[Parts, Any]:
         try:
             here = here[part]
         except (KeyError, IndexError, TypeError):
-            todo = "paths count from the root, such as ${base.model.width}"
+            todo = "write a value there (paths count from the root, such as ${base.model.width})"
             raise _ResolutionError(f"'${{{key}}}' leads to nothing", todo) from None
         parts = (*parts, part)
     return parts, here

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from specs import interpolation
-from specs.document import Document, Parts, assign, override, read_document
+from specs.document import COMMAND_LINE, Document, Parts, assign, override, read_document
 from specs.errors import Problem, RuleError, SpecError
 from specs.messages import explain
 from specs.study import Base, Study
@@ -47,13 +47,20 @@ class LoadedStudy:
             raise SpecError(self._place(parts, what, todo, settings) for parts, what, todo in found) from None
 
     def problem(self, fault: RuleError, point: Iterable[Setting] = ()) -> Problem:
-        """`fault` with its file and line: an axis' line where a value of the axis took part."""
+        """`fault` with its place: of the first of its paths that an axis or the command line set, else its own."""
         settings = tuple(point)
-        for path in (fault.path, *fault.also):
-            parts: Parts = tuple(path.split("."))
-            if _responsible(parts, settings):
-                return self._place(parts, fault.what, fault.todo, settings)
-        return self._place(tuple(fault.path.split(".")), fault.what, fault.todo, settings)
+        paths: list[Parts] = [tuple(path.split(".")) for path in (fault.path, *fault.also)]
+        chosen = next((parts for parts in paths if self._is_varied(parts, settings)), paths[0])
+        return self._place(chosen, fault.what, fault.todo, settings)
+
+    def overridden(self, path: str) -> bool:
+        """Whether the command line sets the very value at `path` (dotted, from `base`)."""
+        origin = self.document.origins.get(("base", *path.split(".")))
+        return origin is not None and origin.file == COMMAND_LINE
+
+    def _is_varied(self, parts: Parts, settings: tuple[Setting, ...]) -> bool:
+        on_command_line = self.document.origin(("base", *parts)).file == COMMAND_LINE
+        return on_command_line or _responsible(parts, settings) is not None
 
     def _place(self, parts: Parts, what: str, todo: str, settings: tuple[Setting, ...]) -> Problem:
         setting = _responsible(parts, settings)

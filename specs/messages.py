@@ -40,6 +40,8 @@ def _words(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     *around, last = error["loc"] or ("",)
     if kind == "extra_forbidden":
         return f"unknown key '{last}'", suggestion(str(last), known_keys(model, tuple(around)))
+    if kind == "missing" and isinstance(last, int):
+        return "has too few entries", f"give at least {last + 1}"
     if kind == "missing":
         section = section_at(model, tuple(around))
         described = section.model_fields[str(last)].description if section else None
@@ -56,8 +58,9 @@ def _words(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     if kind == "string_pattern_mismatch":
         return f"{value} is not a name", "use letters, digits, '-', '_', beginning with a letter"
     if kind in ("too_short", "too_long", "string_too_short"):
-        least, most = context.get("min_length"), context.get("max_length")
-        return "has too few entries" if least else "has too many entries", f"give {least or most} of them"
+        if kind == "too_long":
+            return "has too many entries", f"give at most {context['max_length']}"
+        return "has too few entries", f"give at least {context['min_length']}"
     if kind == "finite_number":
         return f"{value} is not finite", "give a finite number"
     what, todo = _TYPES.get(kind.split("_")[0], ("valid here", error["msg"].lower()))

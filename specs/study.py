@@ -22,9 +22,13 @@ def _names(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(gt=0)]
+# Upper bounds are far above any use; they keep costs within what numbers can hold.
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Size = Annotated[int, Field(ge=1, le=10**6)]
+Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(ge=1, le=1e18)]
+Batch = Annotated[float, Field(ge=1e-6, le=1e9)]
+Rate = Annotated[float, Field(gt=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -40,31 +44,31 @@ class Section(BaseModel):
 class ModelSpec(Section):
     """Shape of the transformer. Width is 128 · depth where it is not given (arXiv 2602.21472)."""
 
-    depth: Positive = Field(description="model: {depth: 2}")
-    width: Positive | None = None
-    heads: Positive | None = None
-    ffn: Positive | None = None
+    depth: Size = Field(description="model: {depth: 2}")
+    width: Size | None = None
+    heads: Size | None = None
+    ffn: Size | None = None
 
 
 class NoiseSpec(Section):
     """A noise schedule. `power` belongs to `polynomial`: α(t) = 1 - t^power."""
 
     kind: Literal["linear", "cosine", "polynomial"] = Field(description="kind: linear")
-    power: Annotated[float, Field(gt=0)] = 1.0
+    power: Annotated[float, Field(gt=0, le=100)] = 1.0
 
 
 class ModalitySpec(Section):
     """A source of sequences. `weight` is its share of tokens, normalised over the modalities."""
 
     data: str = Field(description="data: embedded/text", min_length=1)
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1e9)] = 1.0
     noise: Annotated[NoiseSpec, BeforeValidator(_names)] = NoiseSpec(kind="linear")
 
 
 class BatchSpec(Section):
     """Sequences per step. None is `auto`."""
 
-    logical: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_auto)] = None
+    logical: Annotated[Batch | None, BeforeValidator(_auto)] = None
     physical: Annotated[Positive | None, BeforeValidator(_auto)] = None
     micro: Annotated[Positive | None, BeforeValidator(_auto)] = None
     allow_supercritical: bool = False
@@ -73,29 +77,29 @@ class BatchSpec(Section):
 class OptimizerSpec(Section):
     """AdamW as tuned at the base point. `clip` is the largest gradient norm, null for none."""
 
-    lr: Annotated[float, Field(gt=0)] = 3e-3
+    lr: Rate = 3e-3
     betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.95)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip: Annotated[float, Field(gt=0)] | None = None
+    eps: Rate = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=1e9)] = 0.1
+    clip: Rate | None = None
 
 
 class BasePoint(Section):
     """Where the optimizer was tuned. `heads` and `ffn` are the tuned model's, where its defaults are not meant."""
 
-    depth: Positive = Field(description="depth: 2")
-    width: Positive | None = None
-    heads: Positive | None = None
-    ffn: Positive | None = None
-    batch: Annotated[float, Field(gt=0)] = Field(description="batch: 64")
+    depth: Size = Field(description="depth: 2")
+    width: Size | None = None
+    heads: Size | None = None
+    ffn: Size | None = None
+    batch: Batch = Field(description="batch: 64")
     tokens: Quantity = Field(description="tokens: 20M")
 
 
 class CriticalSpec(Section):
     """The largest batch at which the SDE reparameterization is trusted: S_crit `steps`, or a `batch`."""
 
-    steps: Annotated[float, Field(gt=0)] | None = None
-    batch: Annotated[float, Field(gt=0)] | None = None
+    steps: Annotated[float, Field(ge=1e-6, le=1e12)] | None = None
+    batch: Batch | None = None
 
     @model_validator(mode="after")
     def _one(self) -> CriticalSpec:
@@ -117,7 +121,7 @@ class ScheduleSpec(Section):
     steps, `final` a share of lr."""
 
     kind: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    warmup: Annotated[float, Field(ge=0)] = 1000.0
+    warmup: Annotated[float, Field(ge=0, le=1e12)] = 1000.0
     warmup_cap: Share = 0.25
     final: Share = 0.1
     decay: Share = 0.2
@@ -148,7 +152,7 @@ class Base(Section):
 
     model: ModelSpec = Field(description="model: {depth: 2}")
     modalities: dict[Word, ModalitySpec] = Field(description="modalities: {text: {data: embedded/text}}", min_length=1)
-    sequence_length: Annotated[int, Field(ge=2)] = Field(description="sequence_length: 128")
+    sequence_length: Annotated[int, Field(ge=2, le=10**7)] = Field(description="sequence_length: 128")
     tokens: Quantity = Field(description="tokens: 20M")
     batch: BatchSpec = Field(description="batch: {physical: 64}")
     optimizer: OptimizerSpec = OptimizerSpec()

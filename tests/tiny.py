@@ -11,7 +11,12 @@ from runtime.data.store import count, describe, pack, write
 
 
 def write_source(
-    folder: Path, segments: dict[str, int], *, sequences: int = 64, lengths: tuple[int, int] = (2, 4), packed: bool = False
+    folder: Path,
+    segments: dict[str, int],
+    *,
+    sequences: int = 64,
+    lengths: tuple[int, int] = (2, 4),
+    packed: bool = False,
 ) -> None:
     """A source of random tokens in `folder`: `segments` maps a vocabulary's name to its size."""
     rng = np.random.default_rng(7)

@@ -29,7 +29,7 @@ _RECIPES = {
     "embedded/audio": "runtime.data.embedded.audio",
 }
 """Imported only to build: each needs its own optional packages."""
-_verified: set[tuple[Path, str]] = set()
+_verified: set[tuple[Path, Manifest]] = set()
 
 
 class _Recipe(Protocol):
@@ -57,9 +57,9 @@ def build(data: str, study_folder: Path) -> Path:
             _make(manifest, folder)
     else:
         folder = study_folder / data
-    if (folder.resolve(), manifest.digest) not in _verified:
+    if (folder.resolve(), manifest) not in _verified:
         store.verify(folder, manifest)
-        _verified.add((folder.resolve(), manifest.digest))
+        _verified.add((folder.resolve(), manifest))
     return folder
 
 
@@ -75,8 +75,8 @@ def _manifest(data: str, study_folder: Path) -> Manifest:
     except FileNotFoundError as error:
         known = ", ".join(sorted(_RECIPES))
         raise DataError(
-            f"{data}: there is no {manifest_path(data, study_folder)}; name one of {known}, or a folder, relative to the "
-            "study file, that has a manifest.json"
+            f"{data}: there is no {manifest_path(data, study_folder)}; name one of {known}, or a folder, "
+            "relative to the study file, that has a manifest.json"
         ) from error
     except msgspec.MsgspecError as error:
         raise DataError(f"{manifest_path(data, study_folder)}: is not a manifest: {error}; write it anew") from error
@@ -97,8 +97,8 @@ def _make(manifest: Manifest, folder: Path) -> None:
                 if found != expected
             ]
             raise DataError(
-                f"{manifest.name}: this machine built other data than the manifest says ({'; '.join(differing)}); install the "
-                "versions of the lock file, then build again"
+                f"{manifest.name}: this machine built other data than the manifest says ({'; '.join(differing)}); "
+                "install the versions of the lock file, then build again"
             )
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:

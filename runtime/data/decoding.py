@@ -78,11 +78,13 @@ def decode(vocabulary: VocabularyManifest, tokens: NDArray[Any]) -> Decoded:
     decoder = _DECODERS.get(vocabulary.name)
     if decoder is None or decoder[0]() != vocabulary:
         raise DataError(
-            f"vocabulary {vocabulary.name} ({vocabulary.fingerprint}) has no decoder here; only those of the embedded sources do"
+            f"vocabulary {vocabulary.name} ({vocabulary.fingerprint}) has no decoder here; "
+            "decode it with the tool that made it"
         )
     if len(tokens) and not 0 <= int(np.min(tokens)) <= int(np.max(tokens)) < vocabulary.size:
         raise DataError(
-            f"tokens of {vocabulary.name} must be from 0 to {vocabulary.size - 1}; subtract the vocabulary's offset first"
+            f"tokens of {vocabulary.name} must be from 0 to {vocabulary.size - 1}; "
+            "subtract the offset of the vocabulary first"
         )
     return decoder[1](tokens)
 

@@ -49,7 +49,8 @@ class Split:
     def of_segment(self, segment: int) -> NDArray[np.unsignedinteger[Any]]:
         """All tokens of one segment, sequence after sequence."""
         which = np.tile(np.arange(self.lengths.shape[1]), len(self))
-        return self.tokens[np.repeat(which, self.lengths.ravel()) == segment]
+        chosen: NDArray[np.unsignedinteger[Any]] = self.tokens[np.repeat(which, self.lengths.ravel()) == segment]
+        return chosen
 
 
 @dataclass(frozen=True)

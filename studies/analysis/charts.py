@@ -30,18 +30,19 @@ _COUNTS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
 def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
     """Training loss against tokens, a line per run, coloured by size.
 
-    The modality is chosen by a menu, sizes by a click in the legend; the axes zoom and drag. Each line is the mean over
+    The modality is chosen by a menu, sizes by a click in the legend; the axes drag,
+    and zoom by the wheel with shift, so that the page still scrolls. Each line is the mean over
     stretches of equal length in log tokens, at most `points` rows in all, since single steps are noisy.
     """
     names = [MIX, *study.modalities]
     rows = curve_rows(study, points)
     chosen = alt.param(name="modality", value=MIX, bind=alt.binding_select(options=names, name="Modality "))
     size = alt.selection_point(fields=["size"], bind="legend", toggle="true")
-    zoom = alt.selection_interval(bind="scales")
+    zoom = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
     return (
         alt.Chart(rows, height=_HEIGHT + 60, width="container")
         .transform_filter("datum.modality === modality")
-        .mark_line(strokeWidth=1.6, interpolate="monotone")
+        .mark_line(strokeWidth=1.6)
         .encode(
             x=_log("tokens", "training tokens", counts=True),
             y=_log("loss", "training loss, nats per token"),
@@ -62,7 +63,7 @@ def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
 def curve_rows(study: Study, points: int = MOST_POINTS) -> pl.DataFrame:
     """The rows behind `loss_curves`: `id`, `run`, `size`, `modality`, `tokens`, `loss`, at most `points` of them."""
     lines = max(1, study.metrics["id"].n_unique()) * (1 + len(study.modalities))
-    buckets = int(np.clip(points // lines, 2, 160))
+    buckets = int(np.clip(points // lines, 2, 80))
     long = study.metrics.select(
         "id", "tokens", pl.col("loss").alias(MIX), *(pl.col(f"loss:{m}").alias(m) for m in study.modalities if m != MIX)
     ).unpivot(index=["id", "tokens"], variable_name="modality", value_name="loss")
@@ -80,7 +81,7 @@ def curve_rows(study: Study, points: int = MOST_POINTS) -> pl.DataFrame:
 
 def loss_against_flops(results: pl.DataFrame, modality: str) -> alt.LayerChart:
     """Held-out nelbo against training FLOPs, a line per size through its mean over seeds, a point per run."""
-    color = _ordinal("size", "parameters", results["params_non_embedding"])
+    color = _ordinal("size", "non-embedding parameters", results["params_non_embedding"])
     return _points_and_lines(
         _points(results, modality), _log("flops", "training FLOPs", format=".1~e"), color, group="size"
     )
@@ -88,7 +89,7 @@ def loss_against_flops(results: pl.DataFrame, modality: str) -> alt.LayerChart:
 
 def loss_against_tokens(results: pl.DataFrame, modality: str) -> alt.LayerChart:
     """Held-out nelbo against training tokens, a line per size through its mean over seeds, a point per run."""
-    color = _ordinal("size", "parameters", results["params_non_embedding"])
+    color = _ordinal("size", "non-embedding parameters", results["params_non_embedding"])
     return _points_and_lines(
         _points(results, modality), _log("tokens", "training tokens", counts=True), color, group="size"
     )
@@ -111,8 +112,7 @@ def law(results: pl.DataFrame, modality: str, fitted: Fit, count: Count) -> alt.
     base = alt.Chart(law_rows).encode(x=_log("N", what, counts=True), color=color)
     layers = [base.mark_line(strokeWidth=1.6).encode(y=_nelbo())]
     if len(fitted.samples):
-        band = base.mark_area(opacity=0.18, clip=True).encode(y=_nelbo("low"), y2="high:Q", fill=color)
-        layers.insert(0, band.encode(color=alt.value("transparent")))
+        layers.insert(0, base.mark_area(opacity=0.18).encode(y=_nelbo("low"), y2="high:Q"))
     points = (
         alt.Chart(rows)
         .mark_point(filled=True, size=48, opacity=1)
@@ -171,7 +171,7 @@ def _nelbo(field: str = "nelbo") -> alt.Y:
 
 def _log(field: str, title: str, counts: bool = False, format: str = "", channel: Any = None) -> Any:
     """A logarithmic axis that fits its data and keeps few, readable labels."""
-    axis: dict[str, Any] = {"title": title, "tickCount": 5, "labelOverlap": "greedy"}
+    axis: dict[str, Any] = {"title": title, "tickCount": 5, "labelOverlap": "greedy", "labelSeparation": 8}
     if counts:
         axis["labelExpr"] = _COUNTS
     elif format:
@@ -179,12 +179,12 @@ def _log(field: str, title: str, counts: bool = False, format: str = "", channel
     else:
         axis["format"] = ".3~g"
     made = channel or (alt.Y if field == "loss" else alt.X)
-    return made(f"{field}:Q", axis=alt.Axis(**axis), scale=alt.Scale(type="log", nice=False, zero=False, padding=12))
+    return made(f"{field}:Q", axis=alt.Axis(**axis), scale=alt.Scale(type="log", nice=False, padding=12))
 
 
 def _ordinal(field: str, title: str, values: pl.Series) -> alt.Color:
     ordered = [format_quantity(v) for v in values.unique().sort().to_list()]
-    return alt.Color(f"{field}:O", title=title, sort=list(dict.fromkeys(ordered)))
+    return alt.Color(f"{field}:O", title=title, sort=list(dict.fromkeys(ordered)), legend=alt.Legend(symbolOpacity=1))
 
 
 def _labels(column: str) -> pl.Expr:

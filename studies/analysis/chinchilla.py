@@ -3,7 +3,7 @@
 The fit minimises the sum over runs of Huber(log L̂ - log L) with δ = 1e-3. It does not depend on a start chosen by hand:
 for each (α, β) of a grid the linear coefficients are solved by non-negative least squares, and from each of these
 points a damped Newton method with the exact Hessian goes down, all of them as one batch. The bootstrap is the same
-method batched over resamples. Nothing here reads files: arrays in, `Fit` out.
+method batched over resamples, each from the full data's minimum. Nothing here reads files: arrays in, `Fit` out.
 
     >>> import numpy as np
     >>> N, D = (v.ravel() for v in np.meshgrid([1e6, 4e6, 16e6, 64e6], [1e8, 4e8, 16e8]))
@@ -31,9 +31,9 @@ NAMES = ("E", "A", "B", "alpha", "beta")
 LARGEST_EXPONENT = 10.0
 """α and β stay in [0, 10]: beyond it the term is a step that only the smallest runs feel."""
 
-_GRID = (0.05, 0.12, 0.2, 0.3, 0.42, 0.6, 0.85, 1.2, 2.0)
+_GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0)
 _FEWEST = 6
-_DAMPINGS = (0.02, 0.3, 4.0, 60.0)
+_DAMPINGS = (0.05, 3.0)
 _UPPER = np.triu_indices(5, 1)
 _LOG_SMALLEST = -40.0
 """Log of the smallest value of a term, relative to the largest loss: as good as zero, and still finite."""
@@ -128,12 +128,8 @@ def fit(N: npt.ArrayLike, D: npt.ArrayLike, loss: npt.ArrayLike, bootstrap: int 
     samples = np.empty((0, 5))
     if bootstrap:
         weights = _resample(sizes, tokens, bootstrap, np.random.default_rng(seed))
-        # A resample's best basin may be another of the full data's minima: each is tried.
-        tries = [
-            problem.minimise(np.repeat(basin[None], bootstrap, axis=0), weights) for basin in _basins(found, objectives)
-        ]
-        choice = np.argmin([objective for _, objective in tries], axis=0)
-        samples = problem.natural(np.stack([theta for theta, _ in tries])[choice, np.arange(bootstrap)])
+        refits, _ = problem.minimise(np.repeat(best[None], bootstrap, axis=0), weights)
+        samples = problem.natural(refits)
     intervals = _intervals(samples)
     return Fit(
         law=law,
@@ -165,17 +161,6 @@ def _resample(sizes: npt.NDArray[np.intp], tokens: npt.NDArray[np.intp], K: int,
         enough = [(weights[left] @ m > 0).sum(axis=1) >= 3 for m in member]
         left = left[~(enough[0] & enough[1])]
     return weights
-
-
-def _basins(found: Array, objectives: Array, most: int = 3) -> list[Array]:
-    """The best and then the next best minima that differ from it in an exponent, none much worse than the best."""
-    basins: list[Array] = []
-    for k in np.argsort(objectives):
-        if len(basins) == most or objectives[k] > 1.5 * objectives.min() + DELTA**2:
-            break
-        if all(np.abs(found[k, 3:] - basin[3:]).max() > 0.02 for basin in basins):
-            basins.append(found[k])
-    return basins
 
 
 def _intervals(samples: Array) -> dict[str, tuple[float, float]]:
@@ -216,7 +201,7 @@ class _Problem:
         self.target = np.log(loss) - self.unit
         one = np.ones_like(self.x)
         x, y = self.x, self.y
-        self.ones, self.by_x, self.by_y = one[:, None], np.stack([one, x], 1), np.stack([one, y], 1)
+        self.by_x, self.by_y = np.stack([one, x], 1), np.stack([one, y], 1)
         self.by_xx, self.by_yy = np.stack([one, x, x * x], 1), np.stack([one, y, y * y], 1)
         self.by_xy = np.stack([one, x, y, x * y], 1)
         spread = LARGEST_EXPONENT * max(np.abs(x).max(), np.abs(y).max())
@@ -242,28 +227,35 @@ class _Problem:
                 thetas.append([*np.log(np.maximum(coefficients, 0.01)), alpha, beta])
         return np.clip(np.array(thetas), self.low, self.high)
 
-    def minimise(self, theta: Array, weights: Array, chunk: int = 256) -> tuple[Array, Array]:
+    def minimise(self, theta: Array, weights: Array) -> tuple[Array, Array]:
         """Minima (K, 5) from starts `theta` (K, 5) for run weights (K, n), and their objectives (K,).
 
-        Huber's δ comes down in stages, so that a start far away first sees a smooth problem. Worked through in chunks
-        that fit the processor's cache.
+        Worked through in chunks that fit the processor's cache. Newton's method is begun anew where it stopped until
+        that gains nothing: with a small δ the objective is nearly kinked, and at the bottom of a kink the damping grows
+        until steps vanish, though along the kink it goes on down.
         """
-        found, objectives = np.empty_like(theta), np.empty(len(theta))
+        theta, value = theta.copy(), np.full(len(theta), np.inf)
+        chunk = max(16, 60_000 // self.n)
         for k in range(0, len(theta), chunk):
-            part, w = theta[k : k + chunk], weights[k : k + chunk]
-            for delta in (30 * DELTA, 5 * DELTA):
-                part, _ = self._newton(part, w, delta, iterations=12)
-            found[k : k + chunk], objectives[k : k + chunk] = self._newton(part, w, DELTA, iterations=200)
-        return found, objectives
+            active = np.arange(k, min(k + chunk, len(theta)))
+            for _ in range(20):
+                theta[active], lower = self._newton(theta[active], weights[active], iterations=60)
+                gained = lower < value[active] * (1 - 1e-8)
+                value[active] = lower
+                active = active[gained]
+                if not len(active):
+                    break
+        return theta, value
 
-    def _newton(self, theta: Array, weights: Array, delta: float, iterations: int) -> tuple[Array, Array]:
+    def _newton(self, theta: Array, weights: Array, iterations: int) -> tuple[Array, Array]:
+        """Damped Newton steps on the exact Hessian, scaled by its majoriser's diagonal; downhill always."""
         theta = theta.copy()
-        value = self._objective(theta, weights, delta)
-        damping, chosen = np.full(len(theta), 1e-2), np.ones(len(theta))
+        value = self._objective(theta, weights)
+        damping, chosen = np.full(len(theta), 1.0), np.ones(len(theta))
         active = np.arange(len(theta))
         for _ in range(iterations):
             here, w = theta[active], weights[active]
-            gradient, hessian, scale = self._derivatives(here, w, delta)
+            gradient, hessian, scale = self._derivatives(here, w)
             # A parameter at its bound that would leave it stays.
             stuck = ((here <= self.low) & (gradient > 0)) | ((here >= self.high) & (gradient < 0))
             gradient[stuck] = 0.0
@@ -271,20 +263,20 @@ class _Problem:
             root = 1 / np.sqrt(scale)
             curvature, axes = np.linalg.eigh(hessian * root[:, :, None] * root[:, None, :])
             # Absolute curvature: a direction of negative curvature is left downhill, not climbed.
+            curvature = np.abs(curvature)
             slope = np.einsum("kij,ki->kj", axes, gradient * root)
-            # One decomposition serves several dampings, and the best of them is next time's middle one.
-            best = value[active].copy()
+            # One decomposition serves several dampings; the next step's are around the best of them.
+            best = value[active]
             for factor in _DAMPINGS:
-                shrunk = slope / (np.abs(curvature) + factor * damping[active, None])
-                step = -np.einsum("kij,kj->ki", axes, shrunk) * root
-                there = np.clip(here + np.clip(step, -2.0, 2.0), self.low, self.high)
-                new = self._objective(there, w, delta)
+                step = np.einsum("kij,kj->ki", axes, slope / (curvature + factor * damping[active, None])) * root
+                there = np.clip(here - np.clip(step, -2.0, 2.0), self.low, self.high)
+                new = self._objective(there, w)
                 better = new < best
                 best[better], theta[active[better]] = new[better], there[better]
                 chosen[active[better]] = factor
             gain = value[active] - best
             value[active] = best
-            damping[active] = np.maximum(damping[active] * np.where(gain > 0, chosen[active], _DAMPINGS[-1] * 5), 1e-12)
+            damping[active] = np.maximum(damping[active] * np.where(gain > 0, chosen[active], 30.0), 1e-12)
             done = np.where(gain > 0, gain <= 1e-12 * best, damping[active] > 1e4)
             active = active[~done]
             if not len(active):
@@ -296,27 +288,28 @@ class _Problem:
         e, a, b, alpha, beta = (c[:, None] for c in theta.T)
         return np.exp(e), np.exp(a - alpha * self.x), np.exp(b - beta * self.y)
 
-    def _objective(self, theta: Array, weights: Array, delta: float) -> Array:
+    def _objective(self, theta: Array, weights: Array) -> Array:
         first, second, third = self._terms(theta)
         distance = np.abs(np.log(first + second + third) - self.target)
-        # Huber = δ |r| - δ²/2 beyond δ, r²/2 within: with m = min(|r|, δ) both are m (|r| - m/2).
-        near = np.minimum(distance, delta)
+        # Huber is r²/2 within δ and δ |r| - δ²/2 beyond: with m = min(|r|, δ) both are m (|r| - m/2).
+        near = np.minimum(distance, DELTA)
         value: Array = np.einsum("kn,kn->k", weights, near * (distance - near / 2))
         return value
 
-    def _derivatives(self, theta: Array, weights: Array, delta: float) -> tuple[Array, Array, Array]:
-        """Gradient (K, 5), exact Hessian (K, 5, 5) and a positive scale (K, 5) of its diagonal.
+    def _derivatives(self, theta: Array, weights: Array) -> tuple[Array, Array, Array]:
+        """Gradient (K, 5), exact Hessian (K, 5, 5), and the diagonal (K, 5) of Huber's quadratic majoriser.
 
         With p the terms' shares of the loss and z = (e, a - α x, b - β y), ∂r/∂z = p and ∂²r/∂z² = diag(p) - p pᵀ; all
-        sums over runs are then products with fixed columns in x and y.
+        sums over runs are then products with fixed columns in x and y. The majoriser, which weighs a run by
+        min(1, δ/|r|), has a size for every parameter even where no run lies within δ.
         """
         first, second, third = self._terms(theta)
         total = first + second + third
         residual = np.log(total) - self.target
         p, q = second / total, third / total
         o = 1 - p - q
-        pull = weights * np.clip(residual, -delta, delta)
-        inside = weights * (np.abs(residual) <= delta)
+        pull = weights * np.clip(residual, -DELTA, DELTA)
+        inside = weights * (np.abs(residual) <= DELTA)
         mix = inside - pull
 
         gradient = np.empty((len(theta), 5))
@@ -337,8 +330,7 @@ class _Problem:
         H[:, 1, 2], H[:, 2, 3], H[:, 1, 4], H[:, 3, 4] = pq[:, 0], -pq[:, 1], -pq[:, 2], pq[:, 3]
         H[:, _UPPER[1], _UPPER[0]] = H[:, _UPPER[0], _UPPER[1]]
 
-        # Huber's quadratic majoriser, weight min(1, δ/|r|): the size that curvature has without cancellation.
-        soft = weights * np.minimum(1.0, delta / np.maximum(np.abs(residual), 1e-300))
+        soft = weights * np.minimum(1.0, DELTA / np.maximum(np.abs(residual), 1e-300))
         scale = np.empty((len(theta), 5))
         scale[:, 0] = (soft * o * o).sum(axis=1)
         scale[:, [1, 3]] = (soft * p * p) @ self.by_xx[:, [0, 2]]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from specs.errors import Problem, SpecError
+from specs.quantities import format_quantity
 from studies.analysis.chinchilla import NAMES, Fit, UnidentifiedError, fit
 from studies.analysis.fits import COLUMN, Count, fit_results
 from studies.analysis.results import MIX, read_study
@@ -99,22 +101,24 @@ def _print_json(value: dict[str, Any]) -> None:
 def _print_fits(title: str, fits: dict[str, Fit], missing: dict[str, str]) -> None:
     console = Console(highlight=False, markup=False)
     if fits:
-        table = Table(title=f"L(N, D) = E + A/N^α + B/D^β   {title}", title_justify="left")
-        table.add_column("")
-        for heading in (*_SYMBOLS.values(), "runs", "rms error", "objective"):
-            table.add_column(heading, justify="right")
+        # Narrow enough for 80 columns.
+        table = Table(
+            title=f"L(N, D) = E + A/N^α + B/D^β   {title}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+        )
+        table.add_column("", no_wrap=True)
+        for heading in (*_SYMBOLS.values(), "runs", "rms"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for name, fitted in fits.items():
-            cells = []
-            for parameter in NAMES:
-                low_high = fitted.intervals.get(parameter)
-                interval = f"\n{low_high[0]:.3g}..{low_high[1]:.3g}" if low_high else ""
-                cells.append(f"{getattr(fitted.law, parameter):.4g}{interval}")
-            table.add_row(
-                _label(name), *cells, str(fitted.n), f"{100 * fitted.residual:.2g} %", f"{fitted.objective:.4g}"
-            )
+            cells = [
+                f"{getattr(fitted.law, parameter):.4g}"
+                + (f"\n{_short(low)}–{_short(high)}" if fitted.intervals else "")
+                for parameter in NAMES
+                for low, high in [fitted.intervals.get(parameter, (0.0, 0.0))]
+            ]
+            table.add_row(_label(name), *cells, str(fitted.n), f"{100 * fitted.residual:.2g} %")
         console.print(table)
         if any(fitted.intervals for fitted in fits.values()):
-            console.print("Below each estimate: the central 90 % of a bootstrap over runs.")
+            console.print("Below each estimate: the central 90 % of a bootstrap over runs. rms: of log-loss residuals.")
     for name, fitted in fits.items():
         for said in fitted.warnings:
             console.print(f"{_label(name)}: {said}")
@@ -124,3 +128,7 @@ def _print_fits(title: str, fits: dict[str, Fit], missing: dict[str, str]) -> No
 
 def _label(modality: str) -> str:
     return "the mix" if modality == MIX else modality
+
+
+def _short(value: float) -> str:
+    return format_quantity(float(f"{value:.2g}"))

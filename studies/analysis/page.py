@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import altair as alt
 import msgspec
 import vl_convert
 
+# Altair writes for this version.
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 _STYLE = """
@@ -42,13 +44,15 @@ p { margin: 0 0 14px; max-width: 78ch; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; margin: 22px 0 0; }
 .tile, .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tile { padding: 12px 16px; }
-.tile b { display: block; font-size: 22px; font-weight: 600; line-height: 1.3; }
-.tile span { color: var(--soft); font-size: 13px; }
+.tile b { display: block; font-size: 20px; font-weight: 600; line-height: 1.3; }
+.tile span { color: var(--soft); font-size: 13px; line-height: 1.35; display: block; }
 .card { padding: 16px 18px; min-width: 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 16px; }
 .chart { width: 100%; min-width: 0; }
-.chart.vega-embed { padding-right: 0; }
-.chart form.vega-bindings { margin: 0 0 4px; }
+.chart.vega-embed { padding-right: 0 !important; }
+.chart .chart-wrapper:has(form) { display: flex; flex-direction: column; }
+.chart form.vega-bindings { order: -1; margin: 0 0 10px; }
+.chart form.vega-bindings:empty { display: none; }
 .chart .vega-bindings label { color: var(--soft); font-size: 13px; }
 .chart .vega-bindings select {
   font: inherit; color: var(--ink); background: var(--card); border: 1px solid var(--line); border-radius: 6px;
@@ -170,16 +174,17 @@ def note(title: str, items: Iterable[str]) -> str:
 
 def page(title: str, body: str) -> str:
     """The whole document. `title` is text, `body` HTML made by the functions above."""
-    # Wrapped, so that the bundle's top-level names stay its own.
-    bundle = (
-        "(function(){"
-        + vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE).replace("</script", "<\\/script")
-        + "})();"
-    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f"<script>{bundle}</script>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+        f"<script>{_vega()}</script>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
     )
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; wrapped, so that its top-level names stay its own."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE)
+    return "(function(){" + bundle.replace("</script", "<\\/script") + "})();"

@@ -105,7 +105,7 @@ def _summary(study: Study, results: pl.DataFrame) -> str:
 def _loss_curves(study: Study) -> str:
     text = (
         "The training objective as runs went, averaged over short stretches. Choose a modality from the menu; click a "
-        "size in the legend to see it alone; scroll or drag to zoom."
+        "size in the legend to see it alone; drag to move, shift and scroll to zoom."
     )
     if study.metrics.is_empty():
         return _section("Loss curves", "No run has logged a step yet.", "")
@@ -192,9 +192,9 @@ def _baselines(study: Study, baselines: dict[str, Baseline]) -> str:
         "unigram entropy",
         "position known",
         "difference",
-        "given its condition",
-        "unigram entropy",
-        "position known",
+        "last segment",
+        "its unigram entropy",
+        "its position known",
         "difference",
     ]
     text = (
@@ -280,11 +280,15 @@ def _symbols(text: str) -> str:
 
 
 def _estimate(fit: Fit, name: str) -> str:
-    value = f"{getattr(fit.law, name):.3g}"
+    value = _number(getattr(fit.law, name))
     if name not in fit.intervals:
         return value
     low, high = fit.intervals[name]
-    return f"{value}<small>{low:.3g} to {high:.3g}</small>"
+    return f"{value}<small>{_number(low)} to {_number(high)}</small>"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1e3 <= value < 1e7 else f"{value:.3g}"
 
 
 def _nats(value: float | None) -> str:
@@ -299,7 +303,7 @@ def _difference(value: float | None, baseline: float | None) -> str:
 
 def _range(values: pl.Series) -> str:
     ends = list(dict.fromkeys(format_quantity(v) for v in (values.min(), values.max())))  # type: ignore[arg-type]
-    return " to ".join(ends)
+    return "–".join(ends)
 
 
 def _count(n: int, noun: str) -> str:

@@ -38,15 +38,10 @@ def read_runs(file: str | Path, n: str = "params", d: str = "tokens", loss: str 
     rows = bad.with_row_index("row").filter(pl.any_horizontal(pl.exclude("row"))).head(_MOST_PROBLEMS)
     if len(rows):
         lines = _lines(file, set(rows["row"].to_list()))
+        todo = "give a number above zero, or leave the row out"
         raise SpecError(
-            Problem(
-                str(file),
-                lines[row["row"]],
-                column,
-                _complaint(table[column][row["row"]], numbers[name][row["row"]]),
-                "give a number above zero, or leave the row out",
-            )
-            for row in rows.iter_rows(named=True)
+            Problem(str(file), lines[k], column, _complaint(table[column][k], numbers[name][k]), todo)
+            for k, row in zip(rows["row"], rows.iter_rows(named=True), strict=True)
             for name, (column, _) in wanted.items()
             if row[name]
         )
@@ -58,7 +53,8 @@ def _read(file: Path) -> pl.DataFrame:
         if file.suffix == ".parquet":
             return pl.read_parquet(file)
         # Everything as text first, so that a word among numbers can be named with its line.
-        return pl.read_csv(file, infer_schema=False, separator="\t" if file.suffix == ".tsv" else ",")
+        table = pl.read_csv(file, infer_schema=False, separator="\t" if file.suffix == ".tsv" else ",")
+        return table.filter(~pl.all_horizontal(pl.all().is_null()))
     except FileNotFoundError:
         raise SpecError([Problem(str(file), 1, "file", "there is no such file", "check the path")]) from None
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
@@ -78,11 +74,11 @@ def _complaint(text: object, number: float | None) -> str:
 
 
 def _lines(file: Path, rows: set[int]) -> dict[int, int]:
-    """The line on which each of `rows` ends: quoted fields may hold line breaks, empty lines are no rows."""
+    """The line on which each of `rows` ends: quoted fields may hold line breaks, empty rows do not count."""
     if file.suffix == ".parquet":
         return {row: row + 1 for row in rows}
     with file.open(newline="", encoding="utf-8", errors="replace") as handle:
         reader = csv.reader(handle, delimiter="\t" if file.suffix == ".tsv" else ",")
-        filled = (reader.line_num for record in reader if record)
+        filled = (reader.line_num for record in reader if any(record))
         next(filled)
         return {row: line for row, line in enumerate(filled) if row in rows}

@@ -36,7 +36,7 @@ class Speaker:
         self._set(_VOLUME, _UNCLIPPED)
 
     def say(self, text: str, voice: str, speed: int, pitch: int) -> NDArray[np.int16]:
-        """(samples,) at `RATE`. `speed` in words a minute, `pitch` 0 to 99. Raises RuntimeError for an unknown voice."""
+        """(samples,) at `RATE`; `speed` in words a minute, `pitch` 0 to 99. RuntimeError for an unknown voice."""
         self._chunks.clear()
         if self._library.espeak_SetVoiceByName(voice.encode()):
             raise RuntimeError(f"espeak-ng has no voice {voice}")

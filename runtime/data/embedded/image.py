@@ -30,7 +30,13 @@ SIDE = 8
 PATCH = 2
 _PER_COLUMN = SIDE // PATCH
 _PICTURES: dict[SplitName, int] = {"train": 12_000, "held_out": 1_200}
+_LENGTHS = np.repeat([1, 2, 3, 4], [1, 2, 3, 4])
+"""Of the strings: n digits in n of 10 pictures, so that little of a padded sequence is padding."""
 _SEEDS: dict[SplitName, int] = {"train": 1, "held_out": 2}
+_AT_ONCE = 1 << 10
+"""Scans or patches worked on together, so that the arrays stay in the processor's cache."""
+_BORDER = 4
+"""Blank pixels around a scan: augmentation reaches no further out."""
 _ONE = 1 << 10
 """One, in the fixed-point numbers of the augmentation."""
 
@@ -41,7 +47,10 @@ def make() -> tuple[dict[SplitName, Split], Manifest]:
     splits: dict[SplitName, Split] = {}
     for name, made in pictures().items():
         captions = encoder.encode_batch([words.caption(digits) for digits, _ in made])
-        splits[name] = pack([[text.ids, encode(pixels)] for text, (_, pixels) in zip(captions, made, strict=True)])
+        widths = [pixels.shape[1] for _, pixels in made]
+        codes = encode(np.hstack([pixels for _, pixels in made]))
+        each = np.split(codes, np.cumsum(widths)[:-1] // PATCH * _PER_COLUMN)
+        splits[name] = pack([[text.ids, codes] for text, codes in zip(captions, each, strict=True)])
     manifest = Manifest(
         name=NAME,
         description="Handwritten digits: strings of one to four real 8x8 scans, augmented, with captions in words",
@@ -79,14 +88,21 @@ def patches(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """
     columns = pixels.shape[1] // PATCH
     blocks = pixels.reshape(_PER_COLUMN, PATCH, columns, PATCH).transpose(2, 0, 1, 3)
-    return blocks.reshape(-1, PATCH * PATCH).astype(np.int32)
+    vectors: NDArray[np.int32] = blocks.reshape(-1, PATCH * PATCH).astype(np.int32)
+    return vectors
 
 
 def encode(pixels: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Codes of a picture: for each patch the nearest code vector, the first of equals."""
+    """Codes of a picture (SIDE, width): for each patch the nearest code vector, the first of equals."""
     vectors = patches(pixels)
-    distances = np.square(vectors[:, None] - codebook()[None]).sum(2)
-    return distances.argmin(1)
+    codes = np.empty(len(vectors), dtype=np.intp)
+    for start in range(0, len(vectors), _AT_ONCE):
+        chunk = vectors[start : start + _AT_ONCE]
+        distances = np.zeros((len(chunk), CODES), dtype=np.int32)
+        for place in range(PATCH * PATCH):
+            distances += np.square(chunk[:, place, None] - codebook()[:, place])
+        codes[start : start + _AT_ONCE] = distances.argmin(1)
+    return codes
 
 
 def decode(codes: NDArray[Any]) -> NDArray[np.uint8]:
@@ -97,7 +113,8 @@ def decode(codes: NDArray[Any]) -> NDArray[np.uint8]:
             "codes were cut"
         )
     blocks = codebook()[np.asarray(codes, dtype=np.intp)].reshape(-1, _PER_COLUMN, PATCH, PATCH)
-    return blocks.transpose(1, 2, 0, 3).reshape(SIDE, -1).astype(np.uint8)
+    pixels: NDArray[np.uint8] = blocks.transpose(1, 2, 0, 3).reshape(SIDE, -1).astype(np.uint8)
+    return pixels
 
 
 def scans() -> dict[SplitName, dict[int, list[NDArray[np.int64]]]]:
@@ -120,29 +137,38 @@ def scans() -> dict[SplitName, dict[int, list[NDArray[np.int64]]]]:
 def pictures() -> dict[SplitName, list[tuple[list[int], NDArray[np.uint8]]]]:
     """Digits and (SIDE, SIDE · digits) pixels of every picture of each split.
 
-    Longer strings are more frequent, n digits in n of 10 pictures, so that little of a padded sequence is padding.
     Strings of two and more digits are of one split only (`words.held_out`).
     """
     made: dict[SplitName, list[tuple[list[int], NDArray[np.uint8]]]] = {}
     for name, by_digit in scans().items():
         rng = np.random.default_rng(_SEEDS[name])
-        made[name] = []
-        while len(made[name]) < _PICTURES[name]:
-            n = int(rng.choice(np.repeat([1, 2, 3, 4], [1, 2, 3, 4])))
+        strings: list[list[int]] = []
+        while len(strings) < _PICTURES[name]:
+            n = int(rng.choice(_LENGTHS))
             digits = [int(digit) for digit in rng.integers(10, size=n)]
-            if n > 1 and words.held_out(digits) != (name == "held_out"):
-                continue
-            chosen = [by_digit[digit][int(rng.integers(len(by_digit[digit])))] for digit in digits]
-            made[name].append((digits, np.hstack([augment(scan, rng) for scan in chosen])))
+            if n == 1 or words.held_out(digits) == (name == "held_out"):
+                strings.append(digits)
+        said = [digit for digits in strings for digit in digits]
+        chosen = np.stack([by_digit[digit][int(rng.integers(len(by_digit[digit])))] for digit in said])
+        ends = np.cumsum([len(digits) for digits in strings])
+        parts = [augment(chosen[start : start + _AT_ONCE], rng) for start in range(0, len(chosen), _AT_ONCE)]
+        each = np.split(np.concatenate(parts), ends[:-1])
+        made[name] = [(digits, np.hstack(list(pixels))) for digits, pixels in zip(strings, each, strict=True)]
     return made
 
 
-def augment(scan: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A scan turned by up to 12 degrees, scaled by 0.875 to 1.125 and moved by up to one pixel; (SIDE, SIDE)."""
-    turn = math.radians(int(rng.integers(-12, 13)))
-    scale = int(rng.integers(56, 73)) / 64
-    cosine, sine = round(math.cos(turn) / scale * _ONE), round(math.sin(turn) / scale * _ONE)
-    down, right = (int(move) for move in rng.integers(-4, 5, size=2) * (_ONE // 4))
+def augment(scans: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Scans (n, SIDE, SIDE), each turned by up to 12 degrees, scaled by 0.875 to 1.125 and moved by up to one pixel."""
+    n = len(scans)
+    turns, scales = rng.integers(-12, 13, size=n), rng.integers(56, 73, size=n)
+    down, right = rng.integers(-4, 5, size=(2, n, 1, 1)) * (_ONE // 4)
+    cosine, sine = (
+        np.array(
+            [round(part(math.radians(turn)) * 64 / scale * _ONE) for turn, scale in zip(turns, scales, strict=True)]
+        )
+        for part in (math.cos, math.sin)
+    )
+    cosine, sine = cosine[:, None, None], sine[:, None, None]
     # Where in the scan each pixel comes from, in units of 1 / _ONE; the middle is at 3.5.
     middle = (SIDE - 1) * _ONE // 2
     y, x = np.mgrid[:SIDE, :SIDE] * _ONE - middle
@@ -150,25 +176,25 @@ def augment(scan: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.uin
     from_y = (cosine * y + sine * x) // _ONE + middle
     from_x = (cosine * x - sine * y) // _ONE + middle
     # Bilinear, with blank paper around the scan.
-    padded = np.pad(scan, SIDE)
-    row, column = from_y // _ONE + SIDE, from_x // _ONE + SIDE
+    padded = np.pad(scans, ((0, 0), (_BORDER, _BORDER), (_BORDER, _BORDER)))
+    which, row, column = np.arange(n)[:, None, None], from_y // _ONE + _BORDER, from_x // _ONE + _BORDER
     below, beside = from_y % _ONE, from_x % _ONE
     total = (
-        padded[row, column] * (_ONE - below) * (_ONE - beside)
-        + padded[row, column + 1] * (_ONE - below) * beside
-        + padded[row + 1, column] * below * (_ONE - beside)
-        + padded[row + 1, column + 1] * below * beside
+        padded[which, row, column] * (_ONE - below) * (_ONE - beside)
+        + padded[which, row, column + 1] * (_ONE - below) * beside
+        + padded[which, row + 1, column] * below * (_ONE - beside)
+        + padded[which, row + 1, column + 1] * below * beside
     )
-    return ((total + _ONE * _ONE // 2) // (_ONE * _ONE)).astype(np.uint8)
+    pixels: NDArray[np.uint8] = ((total + _ONE * _ONE // 2) // (_ONE * _ONE)).astype(np.uint8)
+    return pixels
 
 
 def train_codebook() -> None:
     """Fit the codebook to the training pictures by k-means and write it to `CODEBOOK`."""
     from sklearn.cluster import KMeans
 
-    vectors = np.concatenate([patches(pixels) for _, pixels in pictures()["train"]])
+    vectors = patches(np.hstack([pixels for _, pixels in pictures()["train"]]))
     fitted = KMeans(CODES, n_init=1, max_iter=100, random_state=0).fit(vectors)
-    rounded = np.rint(fitted.cluster_centers_).astype(int).tolist()
-    CODEBOOK.write_text(
-        "[\n" + ",\n".join(json.dumps(vector) for vector in sorted(rounded, key=lambda v: (sum(v), v))) + "\n]\n"
-    )
+    levels = sorted(np.rint(fitted.cluster_centers_).astype(int).tolist(), key=lambda vector: (sum(vector), vector))
+    CODEBOOK.write_text("[\n" + ",\n".join(json.dumps(vector) for vector in levels) + "\n]\n")
+    codebook.cache_clear()

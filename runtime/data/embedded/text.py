@@ -1,7 +1,7 @@
 """`embedded/text`: English prose from the docstrings of installed packages of exact versions.
 
-The sources are parsed, not imported. Paragraphs that read as prose are kept, each only once in the whole source, so that
-boilerplate is in one split only; the paragraphs of one docstring are a document.
+The sources are parsed, not imported. Paragraphs that read as prose are kept, each only once in the whole source, so
+that boilerplate is in one split only; the paragraphs of one docstring are a document.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ def main() -> None:
     captions = [words.caption(digits) for digits, _ in image.pictures()["train"]]
     tokenizer.train([*text.documents()["train"], *captions])
     image.train_codebook()
-    image.codebook.cache_clear()
     manifests.main()
 
 

@@ -1,0 +1,136 @@
+"""`triptych plan` from the command line: what it prints, how it refuses, how long it takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from triptych import app
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "studies" / "demo" / "study.yaml"
+GOLDEN = Path(__file__).parent / "golden" / "demo.json"
+STUDY = """\
+study: tiny
+base:
+  model: {width: 64, depth: 2}
+  modalities:
+    text: {weight: 1, data: embedded/text}
+    image: {weight: 1, data: embedded/image}
+  sequence_length: 96
+  tokens: 100K
+  batch: {physical: 8}
+axes:
+  - grid: {model.width: [64, 128]}
+"""
+
+
+def plan(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_the_demo_is_planned_as_before() -> None:
+    # After a wanted change: triptych plan studies/demo/study.yaml --json | python -m json.tool > tests/golden/demo.json
+    code, out, _ = plan(DEMO, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads(GOLDEN.read_text())
+
+
+def test_the_table(study: Path) -> None:
+    code, out, _ = plan(study, "base.tokens=50M")
+    assert code == 0
+    for text in ("width=64", "width=128", "128x2x2", "50M", "repeated", "2 runs", "FLOPs", "device-hours"):
+        assert text in out
+    assert out.index("warning") < out.index("width=64")
+
+
+def test_json_has_the_contract_s_fields(study: Path) -> None:
+    _, out, _ = plan(study, "--json")
+    result = json.loads(out)
+    assert set(result) == {"study", "digest", "warnings", "totals", "runs"}
+    assert set(result["totals"]) == {"runs", "tokens", "flops", "device_hours"}
+    run = result["runs"][0]
+    wanted = (
+        "id name seed tokens steps sequence_length model modalities batch optimizer clip groups multipliers schedule"
+    )
+    assert set(run) > set(f"{wanted} epochs flops hardware_flops memory device_hours".split())
+    assert set(run["batch"]) == {"logical", "physical", "micro", "accumulation", "kappa", "critical"}
+    assert set(run["model"]["parameters"]) == {"total", "non_embedding"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "path", "says"),
+    [
+        ("physical:", "phisical:", 9, "base.batch.phisical", "did you mean 'physical'?"),
+        ("text: {weight: 1", "text: {weight: -1", 5, "base.modalities.text.weight", "at least 0"),
+        ("weight: 1, data: embedded/image", "weight: 1", 6, "base.modalities.image.data", "missing"),
+        ("embedded/image", "embedded/imgae", 6, "base.modalities.image.data", "did you mean 'embedded/image'?"),
+        ("depth: 2", "depth: 2, heads: 3", 11, "base.model.width", "heads do not divide width"),
+        ("100K", "100", 8, "base.tokens", "fewer than one step"),
+        ("{physical: 8}", "{physical: 8", 10, "file", "YAML syntax"),
+        ("model.width:", "model.widht:", 11, "axes.0.grid.model.widht", "did you mean 'width'?"),
+    ],
+)
+def test_a_user_s_mistake_is_one_clear_line(study: Path, old: str, new: str, line: int, path: str, says: str) -> None:
+    study.write_text(STUDY.replace(old, new, 1))
+    code, out, err = plan(study)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{study}:{line}: {path}: ")
+    assert says in err
+    assert "Traceback" not in err
+    code, out, _ = plan(study, "--json")
+    assert code == 2
+    first = json.loads(out)["errors"][0]
+    assert (first["file"], first["line"], first["path"]) == (str(study), line, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "no such file"), (b"", "empty"), (b"study: \xff", "not UTF-8"), ("folder", "this is a folder")],
+)
+def test_files_that_are_no_study(tmp_path: Path, content: bytes | str | None, says: str) -> None:
+    path = tmp_path / "study.yaml"
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    code, _, err = plan(path)
+    assert code == 2
+    assert err.startswith(f"{path}:1: file: ")
+    assert says in err
+
+
+def test_a_mistake_on_the_command_line(study: Path) -> None:
+    code, _, err = plan(study, "base.seed=1", "base.optimizer.lr=fast")
+    assert code == 2
+    assert err.startswith("command line:2: base.optimizer.lr: 'fast' is not a number; ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", str(DEMO)], ["plan", str(DEMO), "--json"]], ids=str)
+def test_planning_is_quick_and_without_torch(arguments: list[str]) -> None:
+    code = (
+        f"import sys, triptych; sys.argv = ['triptych', *{arguments}]\ntry: triptych.main()\nexcept SystemExit: pass\n"
+    )
+    code += "bad = {'torch', 'numpy', 'polars', 'altair', 'scipy'} & set(sys.modules); assert not bad, bad"
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+        best = min(best, time.perf_counter() - started)
+    # The aim is 0.6 s on an idle machine; tests may share theirs.
+    assert best < 1.5

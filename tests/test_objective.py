@@ -1,0 +1,152 @@
+"""The training objective and the evaluation, against brute force over all masks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from compiler.compile import compile_study
+from compiler.plan import RunPlan
+from tests.ranks import run_ranks
+from tests.tiny import write_source
+
+STEPS = 12
+STUDY = """\
+study: objective
+base:
+  model: {{width: 16, depth: 1, heads: 2}}
+  modalities: {{text: {{data: data, noise: {noise}}}}}
+  sequence_length: 6
+  tokens: 60K
+  batch: {{physical: 1024, micro: 128}}
+  optimizer: {{lr: 1.0e-20}}
+  parallel: {{shard: {ranks}}}
+  evaluation: {{sequences: 2048}}
+  log_every: 1
+"""
+
+
+def write_plan(folder: Path, noise: str, ranks: int) -> RunPlan:
+    """A model of random weights over four sequences of four tokens, padded to six; it is never updated."""
+    write_source(folder / "data", {"text": 5}, sequences=4, lengths=(3, 3))
+    file = folder / "study.yaml"
+    file.write_text(STUDY.format(noise=noise, ranks=ranks))
+    run = compile_study(file).runs[0]
+    groups = tuple(
+        msgspec.structs.replace(group, init_std=1.0) if group.name == "head" else group for group in run.groups
+    )
+    run = msgspec.structs.replace(run, groups=groups, steps=STEPS)
+    (folder / "run.json").write_bytes(msgspec.json.encode(run))
+    return run
+
+
+def train(rank: int, ranks: int, folder: Path) -> None:
+    """Take the trainer's own steps and save each one's loss and gradients."""
+    from runtime.trainer import trainer_config
+
+    run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
+    trainer = trainer_config(run, folder, folder).build()
+    gradients: dict[str, list[torch.Tensor]] = {}
+
+    def keep() -> None:
+        for name, parameter in trainer.model_parts[0].named_parameters():
+            grad = parameter.grad
+            grad = grad.full_tensor() if hasattr(grad, "full_tensor") else grad
+            gradients.setdefault(name, []).append(grad.clone())
+
+    trainer.optimizers.step = keep
+    batches = trainer.batch_generator(trainer.dataloader)
+    for _ in range(STEPS):
+        trainer.step += 1
+        trainer.metrics_processor.reset_step()
+        trainer.train_step(batches)
+    weights = {
+        name: parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.detach()
+        for name, parameter in trainer.model_parts[0].named_parameters()
+    }
+    rows = trainer.validator.validate(trainer.model_parts, STEPS)
+    if rank == 0:
+        torch.save(
+            {
+                "gradients": {name: torch.stack(steps) for name, steps in gradients.items()},
+                "weights": weights,
+                "nelbo": [(row.nelbo, row.standard_error) for row in rows],
+            },
+            folder / "result.pt",
+        )
+    trainer.close()
+
+
+def mask_probability(n: int, k: int) -> float:
+    """Integral over t of weight(t) · P(a given mask of k of n tokens | t) = B(k, n - k + 1), for every schedule with
+    α(0) = 1 and α(1) = 0: taking 1 - α for the variable turns it into the linear one."""
+    return math.factorial(k - 1) * math.factorial(n - k) / math.factorial(n)
+
+
+def brute_force(
+    run: RunPlan, folder: Path, weights: dict[str, torch.Tensor], split: str
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Exact expected loss per non-padding token over a split's sequences, and its gradients, mask by mask."""
+    from runtime.data import load
+    from runtime.model import model_config
+    from runtime.stream import Sequences, empty_rows
+
+    model = model_config(run).build()
+    model.init_states()
+    model.load_state_dict(weights)
+    source = Sequences("text", run.modalities["text"], load("data", folder).split(split), run.vocabulary, 6, None)
+    total, tokens_count = torch.zeros(()), 0
+    for index in range(source.count):
+        tokens, code_index = empty_rows(1, 6, run.vocabulary)
+        n = source.write(index, tokens[0], code_index[0])
+        tokens_count += n
+        real = torch.arange(6)[None, None, None, :] < n
+        for k in range(1, n + 1):
+            for masked in itertools.combinations(range(n), k):
+                noised = torch.from_numpy(tokens.copy())
+                noised[0, list(masked)] = run.vocabulary.specials["mask"]
+                scored = torch.tensor(masked)
+                logits = model(noised, attention_mask=real, code_index=torch.from_numpy(code_index), scored=scored)
+                nats = cross_entropy(logits, torch.from_numpy(tokens)[0, scored], reduction="sum")
+                total = total + mask_probability(n, k) * nats
+    loss = total / tokens_count
+    loss.backward()
+    return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("noise", "ranks"), [("linear", 1), ("linear", 2), ("cosine", 1)])
+def test_loss_and_gradient_are_the_nelbo_through_the_trainer(tmp_path: Path, noise: str, ranks: int) -> None:
+    run = write_plan(tmp_path, noise, ranks)
+    assert run.batch.accumulation == 8 // ranks
+    run_ranks("tests.test_objective:train", ranks, tmp_path)
+    result = torch.load(tmp_path / "result.pt", weights_only=True)
+    exact_loss, exact = brute_force(run, tmp_path, result["weights"], "train")
+
+    rows = [msgspec.json.decode(line) for line in (tmp_path / "metrics.jsonl").read_bytes().splitlines()]
+    losses = np.array([row["loss"] for row in rows])
+    error = losses.std(ddof=1) / math.sqrt(STEPS)
+    assert abs(losses.mean() - exact_loss.item()) < 4 * error
+    assert error < 0.03 * exact_loss.item()
+
+    for name, steps in result["gradients"].items():
+        mean, spread = steps.mean(dim=0), steps.std(dim=0) / math.sqrt(STEPS)
+        if exact[name].norm() == 0:
+            assert mean.norm() == 0, name
+            continue
+        relative = ((mean - exact[name]).norm() / exact[name].norm()).item()
+        assert relative < 4 * (spread.norm() / exact[name].norm()).item(), name
+        if name == "lm_head.weight":
+            assert relative < 0.1
+
+    # Evaluation writes the same integral as k uniform in 1..n with weight n / k.
+    (nelbo, standard_error), *_ = result["nelbo"]
+    held_out, _ = brute_force(run, tmp_path, result["weights"], "held_out")
+    assert abs(nelbo - held_out.item()) < 4 * standard_error
+    assert standard_error < 0.03 * held_out.item()

@@ -1,0 +1,179 @@
+"""Studies trained by the command, as a user runs it: real processes, real checkpoints, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from compiler.compile import compile_study
+from compiler.layout import table
+from compiler.records import read_status
+from tests.tiny import STUDY, write_study
+
+TRIPTYCH = [str(Path(sys.executable).with_name("triptych"))]
+
+
+def triptych(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*TRIPTYCH, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+    if check is not None:
+        assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def numbers(out: Path, run_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What a run measured, without what depends on the clock."""
+    folder = out / "store" / run_id
+    timed = {"tokens_per_second", "seconds"}
+    metrics = [{key: value for key, value in row.items() if key not in timed} for row in rows(folder / "metrics.jsonl")]
+    return metrics, rows(folder / "eval.jsonl")
+
+
+LONG = STUDY.replace("tokens: 3K", "tokens: 20K").replace("every: 5", "every: 25")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study's file and the folder where it was trained in peace: two runs, over 200 steps each."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    file = write_study(folder, LONG.replace("axes: []", "axes: [{grid: {model.width: [16, 32]}}]"))
+    triptych("run", file, "--out", folder / "runs")
+    return file, folder / "runs"
+
+
+def test_a_study_trains_and_is_not_trained_again(undisturbed: tuple[Path, Path]) -> None:
+    file, out = undisturbed
+    plan = compile_study(file)
+    for run in plan.runs:
+        metrics, evaluations = numbers(out, run.id)
+        assert [row["step"] for row in metrics] == list(range(1, run.steps + 1))
+        assert abs(metrics[-1]["tokens"] - run.tokens) / run.tokens < 0.05
+        assert {row["modality"] for row in evaluations} == {"text", "image"}
+        assert metrics[-1]["losses"].keys() == {"text", "image"}
+        assert read_status(out / "store" / run.id).attempts == 1
+        assert (out / "tiny" / "runs" / run.id / "run.json").exists()
+    again = triptych("run", file, "--out", out)
+    assert "2 of 2 runs are done already" in again.stdout
+    assert all(read_status(out / "store" / run.id).attempts == 1 for run in plan.runs)
+    states = json.loads(triptych("status", out / "tiny", "--json").stdout)["runs"]
+    assert [state["state"] for state in states] == ["done", "done"]
+
+
+def test_a_run_that_two_studies_share_is_trained_once(undisturbed: tuple[Path, Path]) -> None:
+    file, out = undisturbed
+    other = file.with_name("other.yaml")
+    other.write_text(file.read_text().replace("study: tiny", "study: other").replace("[16, 32]", "[16]"))
+    assert "1 of 1 runs are done already" in triptych("run", other, "--out", out).stdout
+    assert (out / "other" / "runs").is_dir()
+
+
+@pytest.mark.parametrize("after", ["the first checkpoint", "a few rows", "half the steps"])
+def test_killed_at_any_time_it_ends_with_the_same_numbers(
+    undisturbed: tuple[Path, Path], tmp_path: Path, after: str
+) -> None:
+    file, calm = undisturbed
+    plan = compile_study(file)
+    watched = tmp_path / "store" / max(plan.runs, key=lambda run: run.flops).id
+    with subprocess.Popen(
+        [*TRIPTYCH, "run", str(file), "--out", str(tmp_path)], stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            steps = (watched / "metrics.jsonl").read_bytes().count(b"\n") if (watched / "metrics.jsonl").exists() else 0
+            checkpoints = list((watched / "checkpoint").glob("step-*"))
+            if {"the first checkpoint": bool(checkpoints), "a few rows": steps > 3, "half the steps": steps > 110}[
+                after
+            ]:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    triptych("run", file, "--out", tmp_path)
+    for run in plan.runs:
+        assert numbers(tmp_path, run.id) == numbers(calm, run.id)
+    assert max(read_status(tmp_path / "store" / run.id).attempts for run in plan.runs) == 2
+
+
+def test_a_torn_row_is_cut_off(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    from runtime.metrics import Rows
+
+    _, calm = undisturbed
+    source = next((calm / "store").iterdir()) / "metrics.jsonl"
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(source.read_bytes()[:-25])
+    kept = Rows(file).keep_until(10)
+    assert [row["step"] for row in kept] == list(range(1, 11))
+    assert rows(file) == kept
+
+
+def test_the_same_numbers_on_two_ranks(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    file, calm = undisturbed
+    overrides = ["base.parallel.shard=2", "base.batch.micro=2"]
+    plan, sharded = compile_study(file), compile_study(file, overrides)
+    assert [run.id for run in plan.runs] == [run.id for run in sharded.runs]
+    triptych("run", file, *overrides, "--out", tmp_path)
+    for run in plan.runs:
+        (metrics, evaluations), (own, own_evaluations) = numbers(calm, run.id), numbers(tmp_path, run.id)
+        for row, same in zip(metrics, own, strict=True):
+            assert same["tokens"] == row["tokens"]
+            assert same["loss"] == pytest.approx(row["loss"], rel=2e-3)
+        for row, same in zip(evaluations, own_evaluations, strict=True):
+            assert same["nelbo"] == pytest.approx(row["nelbo"], rel=2e-3)
+
+
+def test_a_run_that_diverges_fails_alone_and_says_why(tmp_path: Path) -> None:
+    text = STUDY.replace("axes: []", "axes: [{grid: {optimizer.lr: [0.01, 1.0e+9]}}]")
+    file = write_study(tmp_path, text)
+    done = triptych("run", file, "--out", tmp_path / "runs", check=1)
+    assert "1 done, 1 failed" in done.stdout
+    states = json.loads(triptych("status", tmp_path / "runs/tiny", "--json").stdout)["runs"]
+    failed = next(state for state in states if state["state"] == "failed")
+    assert "not a number at step" in failed["reason"]
+    assert "1e+09" in failed["name"]
+
+
+def test_a_killed_worker_fails_its_run_and_the_others_go_on(tmp_path: Path) -> None:
+    file = write_study(tmp_path, LONG.replace("axes: []", "axes: [{grid: {model.width: [16, 32]}}]"))
+    plan, out = compile_study(file), tmp_path / "runs"
+    victim = max(plan.runs, key=lambda run: run.flops)
+    with subprocess.Popen(
+        [*TRIPTYCH, "run", str(file), "--out", str(out), "--workers", "1"], stdout=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and read_status(out / "store" / victim.id).state != "running":
+            time.sleep(0.01)
+        os.kill(read_status(out / "store" / victim.id).pid, signal.SIGKILL)
+        process.communicate(timeout=200)
+    assert process.returncode == 1
+    status = read_status(out / "store" / victim.id)
+    assert (status.state, status.reason) == ("failed", "its process ended (killed by SIGKILL)")
+    others = [run for run in plan.runs if run.id != victim.id]
+    assert all(read_status(out / "store" / run.id).state == "done" for run in others)
+    triptych("run", file, "--out", out)
+    assert read_status(out / "store" / victim.id).state == "done"
+
+
+def test_the_built_model_must_equal_the_plan(tmp_path: Path) -> None:
+    from runtime.model import model_config
+
+    run = compile_study(write_study(tmp_path)).runs[0]
+    model = model_config(run).build()
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {r.name: r.shape for r in table(run)}
+    assert sum(p.numel() for p in model.parameters()) == run.model.parameters.total
+    wider = msgspec.structs.replace(run, sequence_length=run.sequence_length + 1)
+    config = model_config(run)
+    config.run = wider
+    with pytest.raises(AssertionError, match="differs from the plan's layout table"):
+        config.build()
