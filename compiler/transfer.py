@@ -102,8 +102,8 @@ def multipliers(scale: Scale, shape: Shape) -> Multipliers:
 def groups(optimizer: OptimizerPlan, scale: Scale, shape: Shape) -> tuple[Group, ...]:
     """The optimizer groups, in the layout's order, by CompleteP's table with a = 1.
 
-    Initial deviations: embedding and learned positions 1; hidden matrices σ / √m_N with σ² = 1 / (fan-in at the base); norms start at
-    one; the head at zero (so its first updates, not its initial values, set its size).
+    Initial deviations: embedding and learned positions 1; hidden matrices σ / √m_N with σ² = 1 / (fan-in at the base);
+    norms start at one; the head at zero (so its first updates, not its initial values, set its size).
 
     Adam's ε must keep its size against the gradient's. With logits × 1 / m_N the gradient of the residual stream, and
     of each entry of embedding, final norm and head, goes as 1 / m_N; inside a branch as 1 / (m_N · m_L^a). The QK-norm

@@ -63,8 +63,8 @@ def train(job: Job, rank: int, world_size: int) -> None:
     import torch.distributed as dist
     from torch._C._distributed_c10d import FileStore, HashStore
 
-    from runtime.platform import start_process_group
-    from runtime.trainer import DiffusionTrainer, trainer_config
+    from runtime.training.platform import start_process_group
+    from runtime.training.trainer import DiffusionTrainer, trainer_config
 
     folder = Path(job.folder)
     run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
@@ -84,7 +84,7 @@ def train(job: Job, rank: int, world_size: int) -> None:
 
 def serve(job: Job, rank: int, world_size: int) -> Answer:
     """Train one run, keeping its status (rank 0) and its log."""
-    from runtime.trainer import TrainingError
+    from runtime.training.trainer import TrainingError
 
     folder = Path(job.folder)
     lock = hold(folder) if rank == 0 else None

@@ -12,7 +12,7 @@ def run_ranks(function: str, ranks: int, folder: Path, *arguments: str) -> None:
     """Call `module:function(rank, ranks, folder, *arguments)` on every rank of a new group, and fail where one fails."""
     module, name = function.split(":")
     code = (
-        "import sys; from pathlib import Path; from runtime.platform import start_process_group;"
+        "import sys; from pathlib import Path; from runtime.training.platform import start_process_group;"
         "import torch, torch.distributed as dist; torch.set_num_threads(1);"
         f"from {module} import {name};"
         "rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]);"

@@ -49,7 +49,7 @@ def write_plan(folder: Path, noise: str, ranks: int) -> RunPlan:
 
 def train(rank: int, ranks: int, folder: Path) -> None:
     """Take the trainer's own steps and save each one's loss and gradients."""
-    from runtime.trainer import trainer_config
+    from runtime.training.trainer import trainer_config
 
     run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
     trainer = trainer_config(run, folder, folder).build()
@@ -95,8 +95,8 @@ def brute_force(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Exact expected loss per non-padding token over a split's sequences, and its gradients, mask by mask."""
     from runtime.data import load
-    from runtime.model import model_config
-    from runtime.stream import Sequences, empty_rows
+    from runtime.training.model import model_config
+    from runtime.training.stream import Sequences, empty_rows
 
     model = model_config(run).build()
     model.init_states()

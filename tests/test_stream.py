@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from compiler.compile import compile_study
 from compiler.plan import Noise, RunPlan
-from runtime.loader import NoisedLoader, times, uniforms
-from runtime.noise import alpha, weight
-from runtime.stream import Mix
+from runtime.training.loader import NoisedLoader, times, uniforms
+from runtime.training.noise import alpha, weight
+from runtime.training.stream import Mix
 from tests.tiny import write_study
 
 SHARES = st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6).map(

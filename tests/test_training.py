@@ -107,7 +107,7 @@ def test_killed_at_any_time_it_ends_with_the_same_numbers(
 
 
 def test_a_torn_row_is_cut_off(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
-    from runtime.metrics import Rows
+    from runtime.training.metrics import Rows
 
     _, calm = undisturbed
     source = next((calm / "store").iterdir()) / "metrics.jsonl"
@@ -166,7 +166,7 @@ def test_a_killed_worker_fails_its_run_and_the_others_go_on(tmp_path: Path) -> N
 
 
 def test_the_built_model_must_equal_the_plan(tmp_path: Path) -> None:
-    from runtime.model import model_config
+    from runtime.training.model import model_config
 
     run = compile_study(write_study(tmp_path)).runs[0]
     model = model_config(run).build()

@@ -1,6 +1,6 @@
 """Tokens/s of our trainer against a plain PyTorch loop: same model, batches, optimizer and threads, in turns in one process.
 
-    python -m tests.benchmarks.trainer [--threads 1] [--steps 40] [--rounds 7] [--json]
+python -m tests.benchmarks.trainer [--threads 1] [--steps 40] [--rounds 7] [--json]
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from pathlib import Path
 
 os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
-from runtime.platform import start_process_group
-
-# isort: split
 import torch
 from torch._C._distributed_c10d import HashStore
 from torch.nn.functional import cross_entropy
 
 from compiler.compile import compile_study
 from compiler.plan import RunPlan
-from runtime.loader import NoisedLoader
-from runtime.model import model_config
-from runtime.trainer import trainer_config
+from runtime.training.loader import NoisedLoader
+from runtime.training.model import model_config
+from runtime.training.platform import start_process_group
+from runtime.training.trainer import trainer_config
 
 DEMO = Path(__file__).parents[2] / "studies/demo/study.yaml"
 

@@ -1,7 +1,8 @@
 """`embedded/text`: English prose from the docstrings of installed packages of exact versions.
 
 The sources are parsed, not imported. Paragraphs that read as prose are kept, each only once in the whole source, so
-that boilerplate is in one split only; the paragraphs of one docstring are a document.
+that boilerplate is in one split only, and with them the lines that name parameters and results; what is left of one
+docstring is a document.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ _FOLDERS = (
     "torch/optim",
     "torch/utils",
 )
+_FIELD = re.compile(
+    r"((Parameters|Returns|Raises|Attributes|Yields|Notes|See Also) -+ ?)?([\w*, ]{1,30} : [\w ,.{}]{1,50})?"
+)
+"""A section's heading, a parameter's line, or both: `Parameters ---------- axis : int, optional`."""
 _SHORTEST_PARAGRAPH = 40
 _SHORTEST_DOCUMENT = 120
 _HELD_OUT_SHARE = 20
@@ -65,11 +70,16 @@ def documents() -> dict[SplitName, list[str]]:
     found: dict[SplitName, list[str]] = {"train": [], "held_out": []}
     seen: set[str] = set()
     for docstring in _docstrings():
-        new = [paragraph for paragraph in _paragraphs(docstring) if paragraph not in seen]
-        document = "\n".join(dict.fromkeys(new))
-        if len(document) < _SHORTEST_DOCUMENT:
+        kept = [
+            block
+            for block in _blocks(docstring)
+            if (block and _FIELD.fullmatch(block)) or (_is_prose(block) and block not in seen)
+        ]
+        prose = [block for block in kept if not _FIELD.fullmatch(block)]
+        if sum(map(len, prose)) < _SHORTEST_DOCUMENT:
             continue
-        seen.update(new)
+        seen.update(prose)
+        document = "\n".join(dict.fromkeys(kept))
         held_out = hashlib.sha256(document.encode()).digest()[0] * _HELD_OUT_SHARE < 256
         found["held_out" if held_out else "train"].append(document)
     return found
@@ -104,11 +114,10 @@ def _within(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctio
             yield from _within(child)
 
 
-def _paragraphs(docstring: str) -> list[str]:
-    """The prose of a docstring: blocks of lines of one indentation, each joined to one line."""
+def _blocks(docstring: str) -> list[str]:
+    """The blocks of lines of one indentation, each joined to one line."""
     blocks = groupby(docstring.expandtabs().splitlines(), _indentation)
-    joined = (" ".join(" ".join(lines).split()) for _, lines in blocks)
-    return [text for text in joined if _is_prose(text)]
+    return [" ".join(" ".join(lines).split()) for _, lines in blocks]
 
 
 def _indentation(line: str) -> int:

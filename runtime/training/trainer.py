@@ -6,18 +6,13 @@ the held-out evaluation and exact continuation of the run's own files.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
-
-from runtime.platform import ON_CPU  # first: fixes the device before torchtitan is imported
-
-# isort: split
-import math
-from datetime import timedelta
-
 import torch
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.loss import IGNORE_INDEX
@@ -30,12 +25,13 @@ from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
 from compiler.plan import RunPlan
-from runtime.evaluation import NelboValidator
-from runtime.loader import NoisedLoader
-from runtime.metrics import RunMetrics
-from runtime.model import model_config
-from runtime.objective import MaskedDiffusionLoss
-from runtime.parallelize import parallelize
+from runtime.training.evaluation import NelboValidator
+from runtime.training.loader import NoisedLoader
+from runtime.training.metrics import RunMetrics
+from runtime.training.model import model_config
+from runtime.training.objective import MaskedDiffusionLoss
+from runtime.training.parallelize import parallelize
+from runtime.training.platform import ON_CPU
 
 
 class TrainingError(RuntimeError):

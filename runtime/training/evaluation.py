@@ -24,8 +24,8 @@ from torchtitan.distributed import ParallelDims
 from compiler.plan import RunPlan
 from compiler.records import Evaluation
 from runtime.data import load
-from runtime.objective import weighted_cross_entropy
-from runtime.stream import NO_CODE, Sequences, empty_rows
+from runtime.training.objective import weighted_cross_entropy
+from runtime.training.stream import NO_CODE, Sequences, empty_rows
 
 EVALUATION_SEED = 20260224
 """Seeds the masks of every evaluation of every run."""

@@ -7,8 +7,8 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import ActivationCheckpointingConfig
 from torchtitan.distributed.fsdp import apply_fsdp_to_decoder
 
-from runtime.model import MaskedDiffusionModel
-from runtime.platform import adapt_fsdp
+from runtime.training.model import MaskedDiffusionModel
+from runtime.training.platform import adapt_fsdp
 
 
 def parallelize(

@@ -15,8 +15,8 @@ from torchtitan.components.loss import IGNORE_INDEX
 
 from compiler.plan import RunPlan
 from runtime.data import load
-from runtime.noise import alpha, weight
-from runtime.stream import Mix, Sequences, empty_rows
+from runtime.training.noise import alpha, weight
+from runtime.training.stream import Mix, Sequences, empty_rows
 
 MASKS, TIMES = 1, 2
 """Streams of random numbers of one seed."""
