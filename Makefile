@@ -13,6 +13,7 @@ OUT ?= runs
 	touch $@
 
 demo: .venv/installed
+	$(BIN)/triptych data build embedded/text embedded/image embedded/audio
 	$(BIN)/triptych plan studies/demo/study.yaml
 	$(BIN)/triptych run studies/demo/study.yaml --out $(OUT)
 	$(BIN)/triptych fit $(OUT)/demo

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -108,40 +108,49 @@ def status(folder: Folder, as_json: Json = False) -> None:
         show(*_states(folder), Console())
 
 
+Params = Annotated[
+    Literal["non_embedding", "total"], typer.Option(help="Which parameters of a study's runs are the law's N.")
+]
+Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples for the intervals; 0 for none.")]
+
+
 @app.command()
 def fit(
     source: Annotated[Path, typer.Argument(metavar="DIR|FILE.csv", help="A study's folder, or a table of runs.")],
     n: Annotated[str, typer.Option(help="A file's column of model sizes.")] = "params",
     d: Annotated[str, typer.Option(help="A file's column of tokens.")] = "tokens",
     loss: Annotated[str, typer.Option(help="A file's column of losses.")] = "loss",
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the intervals; 0 for none.")] = 1000,
+    params: Params = "non_embedding",
+    bootstrap: Bootstrap = 1000,
     as_json: Json = False,
 ) -> None:
     """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta."""
     from studies.analysis.cli import run_fit
 
-    raise typer.Exit(run_fit(source, n=n, d=d, loss=loss, bootstrap=bootstrap, as_json=as_json))
+    raise typer.Exit(run_fit(source, n=n, d=d, loss=loss, count=params, bootstrap=bootstrap, as_json=as_json))
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(
+    folder: Folder, params: Params = "non_embedding", bootstrap: Bootstrap = 1000, as_json: Json = False
+) -> None:
     """Write report.html and results.parquet into a study's folder."""
     from studies.analysis.cli import run_report
 
-    raise typer.Exit(run_report(folder))
+    raise typer.Exit(run_report(folder, count=params, bootstrap=bootstrap, as_json=as_json))
 
 
 @data_app.command("build")
 def data_build(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Sources, such as embedded/text.")],
     folder: Annotated[Path, typer.Option(help="The folder that names of your own sources start from.")] = Path(),
+    as_json: Json = False,
 ) -> None:
     """Build data sources, check them against their manifests, and print where they are."""
     from runtime.data import build
 
     with failures():
-        for name in names:
-            print(build(name, folder))
+        _print_paths({name: build(name, folder) for name in names}.values(), as_json)
 
 
 @data_app.command("show")
@@ -150,13 +159,20 @@ def data_show(
     out: Annotated[Path, typer.Option(help="Where to write the examples.")] = Path("examples"),
     n: Annotated[int, typer.Option(min=1, help="How many held-out sequences.")] = 8,
     folder: Annotated[Path, typer.Option(help="The folder that names of your own sources start from.")] = Path(),
+    as_json: Json = False,
 ) -> None:
     """Decode examples of a source to files that one can look at and listen to."""
     from runtime.data.showing import show
 
     with failures():
-        for path in show(name, folder, out, n):
-            print(path)
+        _print_paths(show(name, folder, out, n), as_json)
+
+
+def _print_paths(paths: Iterable[Path], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"paths": [str(path) for path in paths]}))
+    else:
+        print(*paths, sep="\n")
 
 
 @contextmanager

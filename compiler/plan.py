@@ -31,6 +31,7 @@ class ModelPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def head_dim(self) -> int:
+        """Dimension of an attention head."""
         return self.width // self.heads
 
 
@@ -124,7 +125,7 @@ class Multipliers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SchedulePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Learning rate over physical steps: linear warm-up over `warmup_steps`, then `kind` down to `final` of the peak."""
+    """Learning rate over physical steps: linear warm-up for `warmup_steps`, then `kind` down to `final` of the peak."""
 
     kind: str
     warmup_steps: int
@@ -140,6 +141,7 @@ class ParallelPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ranks(self) -> int:
+        """Processes in all."""
         return self.shard
 
 

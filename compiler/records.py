@@ -1,8 +1,8 @@
 """What runs leave on disk: names, places and record types, shared by the runtime that writes and all that read.
 
-    DIR/store/ID/        one folder per run, wherever it is named: run.json, status.json, metrics.jsonl, eval.jsonl,
-                         checkpoint/, log.txt
-    DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/ID -> ../../store/ID
+DIR/store/ID/        one folder per run, wherever it is named: run.json, status.json, metrics.jsonl, eval.jsonl,
+                     checkpoint/, log.txt
+DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/ID -> ../../store/ID
 """
 
 from __future__ import annotations

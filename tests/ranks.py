@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def run_ranks(function: str, ranks: int, folder: Path, *arguments: str) -> None:
-    """Call `module:function(rank, ranks, folder, *arguments)` on every rank of a new group, and fail where one fails."""
+    """Call `module:function(rank, ranks, folder, *arguments)` on every rank of a new group; fail where one fails."""
     module, name = function.split(":")
     code = (
         "import sys; from pathlib import Path; from runtime.training.platform import start_process_group;"
@@ -17,7 +17,8 @@ def run_ranks(function: str, ranks: int, folder: Path, *arguments: str) -> None:
         f"from {module} import {name};"
         "rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]);"
         "store = dist.FileStore(str(folder / 'store'), ranks) if ranks > 1 else dist.HashStore();"
-        f"start_process_group(store, rank, ranks); {name}(rank, ranks, folder, *sys.argv[4:]); dist.destroy_process_group()"
+        f"start_process_group(store, rank, ranks); {name}(rank, ranks, folder, *sys.argv[4:]);"
+        "dist.destroy_process_group()"
     )
     processes = [
         subprocess.Popen(

@@ -49,7 +49,7 @@ def run_fit(
         return USER
 
 
-def run_report(path: Path, bootstrap: int = 1000, count: Count = "non_embedding") -> int:
+def run_report(path: Path, bootstrap: int = 1000, count: Count = "non_embedding", as_json: bool = False) -> int:
     """`triptych report DIR`: write `report.html` and `results.parquet` into the study's folder; print its path."""
     # Altair takes half a second to import, which `fit` need not wait for.
     from studies.analysis.report import write_report
@@ -59,7 +59,10 @@ def run_report(path: Path, bootstrap: int = 1000, count: Count = "non_embedding"
     except SpecError as error:
         print(error, file=sys.stderr)
         return USER
-    print(written)
+    if as_json:
+        _print_json({"report": str(written), "results": str(written.with_name("results.parquet"))})
+    else:
+        print(written)
     return WELL
 
 

@@ -1,4 +1,4 @@
-"""Tokens/s of our trainer against a plain PyTorch loop: same model, batches, optimizer and threads, in turns in one process.
+"""Tokens/s of our trainer against a plain PyTorch loop: same model, batches, optimizer and threads, in one process.
 
 python -m tests.benchmarks.trainer [--threads 1] [--steps 40] [--rounds 7] [--json]
 """
