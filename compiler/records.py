@@ -8,7 +8,7 @@ DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/I
 from __future__ import annotations
 
 import os
-import tempfile
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -81,15 +81,16 @@ def study_folder(out: Path, study: str) -> Path:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader sees the old bytes or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not tempfile: its files are their owner's alone, and people share study folders.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
