@@ -550,7 +550,7 @@ def paths(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at] * bool(at) + [path for key, value in items for path in paths(value, (*at, key))]
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_broken_study_is_refused_with_a_place_and_never_a_traceback(draws: st.DataObject) -> None:
     data = study(transfer=TRANSFER, schedule={"kind": "wsd"}, optimizer={"lr": 1e-3, "betas": [0.9, 0.95]})
