@@ -78,9 +78,15 @@ def _resolve(loaded: LoadedStudy, folder: Path) -> list[RunPlan]:
 def _warnings(loaded: LoadedStudy, runs: Sequence[RunPlan], unique: Sequence[RunPlan]) -> Iterable[str]:
     if len(unique) < len(runs):
         kept = {run.id: run.name for run in unique}
-        same = next(run for run in runs if kept[run.id] != run.name)
+        names = [(run.name, kept[run.id]) for run in runs]
+        # A repeated value gives points of one name, else the names show what has no effect.
+        same = next((pair for pair in names if pair[0] != pair[1]), None)
         what = f"{len(runs) - len(unique)} of {len(runs)} points differ from another only in what has no effect"
-        yield f"{what} and are one run with it: '{same.name}' is '{kept[same.id]}'"
+        yield (
+            f"{what} and are one run with it: '{same[0]}' is '{same[1]}'"
+            if same
+            else (f"{len(runs) - len(unique)} of {len(runs)} points are given twice and are one run each")
+        )
     for source in sorted({source for run in unique for source in run.epochs}):
         most = max(unique, key=lambda run: run.epochs.get(source, 0.0))
         if most.epochs[source] > MAX_EPOCHS:

@@ -569,3 +569,11 @@ def test_a_broken_study_is_refused_with_a_place_and_never_a_traceback(draws: st.
     except SpecError as error:
         for problem in error.problems:
             assert re.fullmatch(r"\S+study\.yaml:[1-9]\d*: \S.*: .+; .+", str(problem))
+
+
+def test_a_value_given_twice_is_one_run_and_a_warning() -> None:
+    data = study()
+    data["axes"] = [{"grid": {"model.width": [64, 64]}}]
+    plan = compile_data(data)
+    assert len(plan.runs) == 1
+    assert "1 of 2 points are given twice" in plan.warnings[0]
