@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 OUT ?= runs
 
-.PHONY: demo test test-slow lint bench lock clean
+.PHONY: demo test test-slow lint bench bench-compiler lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,11 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.trainer
+
+# hydra-core wants an omegaconf of its own
+bench-compiler: .venv/installed
+	test -x .venv/hydra/bin/python || ($(PYTHON) -m venv .venv/hydra && .venv/hydra/bin/pip install --quiet hydra-core==1.3.8)
+	$(BIN)/python -m tests.benchmarks.compiler
 
 # Versions are chosen here and nowhere else.
 lock: .venv/installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from compiler.compile import Compiled
     from compiler.plan import StudyPlan
     from runtime.status import RunState
 
@@ -32,14 +34,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder, such as runs/demo.")]
 
 
+Limit = Annotated[int | None, typer.Option(min=1, help="Points that the axes may come to; by default 1,000,000.")]
+
+
 @contextmanager
 def mistakes(as_json: bool) -> Iterator[None]:
     """Print a user's mistakes, one a line (or as JSON on standard output), and exit with 2."""
-    from specs.errors import SpecError
+    from specs.errors import Problem, RuleError, SpecError
 
     try:
         yield
-    except SpecError as error:
+    except (SpecError, RuleError) as error:
+        if isinstance(error, RuleError):  # about an argument, not about a file
+            error = SpecError([Problem("command line", 1, error.path, error.what, error.todo)])
         if as_json:
             print(json.dumps({"errors": error.to_json()}))
         else:
@@ -47,28 +54,189 @@ def mistakes(as_json: bool) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def compiled(study: Path, overrides: list[str] | None, as_json: bool) -> StudyPlan:
-    """The plan of a study, or exit 2 with what is wrong in it."""
+def compiled(study: Path, overrides: list[str] | None, as_json: bool, limit: int | None = None) -> Compiled:
+    """The plan of a study with what it came from, or exit 2 with what is wrong in it."""
     with mistakes(as_json):
-        from compiler.compile import compile_study
+        from compiler.compile import compile_whole
+        from compiler.expand import LIMIT
 
-        return compile_study(study, overrides or [])
+        return compile_whole(study, overrides or [], limit=limit or LIMIT)
 
 
 @app.command()
-def plan(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
+def plan(
+    study: StudyFile,
+    overrides: Overrides = None,
+    sort: Annotated[str | None, typer.Option(help="Sort by this column; -COLUMN for the largest first.")] = None,
+    group: Annotated[str | None, typer.Option(help="Group by this axis path; none for one table.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Rows to show; 0 for all.")] = 60,
+    limit: Limit = None,
+    gantt: Annotated[Path | None, typer.Option(help="Draw the study on its cluster: .html, .svg or .png.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Build each distinct trainer at its world size.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a row a run, as CSV.")] = False,
+    as_json: Json = False,
+) -> None:
     """Compile a study and show its runs; run nothing."""
-    result = compiled(study, overrides, as_json)
+    result = compiled(study, overrides, as_json, limit).plan
+    if gantt is not None:
+        from studies.analysis.gantt import write_gantt
+
+        with mistakes(as_json):
+            write_gantt(result, gantt)
+    if verify:
+        raise typer.Exit(_verify(result, as_json))
     if as_json:
         import msgspec
 
-        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+    elif as_csv:
+        from compiler.columns import write_csv
+
+        write_csv(result, sys.stdout)
     else:
         from rich.console import Console
 
         from compiler.show import show
 
-        show(result, Console())
+        with mistakes(as_json):
+            descending = sort is not None and sort.startswith("-")
+            column = sort.removeprefix("-") if sort else None
+            show(result, Console(), sort=column, descending=descending, group=group, limit=rows or None)
+
+
+def _verify(plan: StudyPlan, as_json: bool) -> int:
+    """Check a plan against the trainers that it becomes; 1 where they differ."""
+    import msgspec
+    from rich.console import Console
+
+    from runtime.training.verification import show, verify
+
+    console = Console(stderr=True)
+    with console.status("building trainers") as status:
+        verified = verify(plan.runs, status.update)
+    if as_json:
+        print(msgspec.json.encode({"study": plan.study, "verified": verified}).decode())
+    else:
+        show(verified, Console())
+    return 1 if any(one.problems for one in verified) else 0
+
+
+@app.command()
+def inspect(
+    study: StudyFile,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, id, first digits of the id, or #number.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Show one run whole, with the torchtitan configuration that it becomes."""
+    import msgspec
+
+    result = compiled(study, overrides, as_json).plan
+    with mistakes(as_json):
+        from compiler.single import find_run, show_run
+
+        chosen = find_run(result, run)
+    from runtime.training.inspection import torchtitan_config
+
+    config = torchtitan_config(chosen, Path("runs") / "store" / chosen.id, study.parent)
+    if as_json:
+        print(msgspec.json.encode({"run": chosen, "torchtitan": config}).decode())
+        return
+    import yaml  # type: ignore[import-untyped]
+    from rich.console import Console
+
+    console = Console()
+    show_run(chosen, console)
+    console.print("\ntorchtitan", style="bold")
+    print(yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120), end="")
+
+
+@app.command()
+def explain(
+    where: Annotated[Path, typer.Argument(metavar="STUDY.yaml|RUN_FOLDER", help="A study, or the folder of a run.")],
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run, where a study is given.")] = None,
+    overrides: Overrides = None,
+    path: Annotated[str | None, typer.Option(help="The value, such as optimizer.lr; all without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say where a run's values come from: file and line, and what the compiler made of them."""
+    import msgspec
+
+    with mistakes(as_json):
+        from compiler.explain import explain as explanations
+        from compiler.explain import show_explanations
+        from compiler.single import find_run
+        from compiler.source import source_of
+
+        if where.is_dir():
+            where, overrides, run = source_of(where)
+        result = compiled(where, overrides, as_json)
+        chosen = find_run(result.plan, run or "#0") if run or len(result.plan.runs) == 1 else find_run(result.plan, "")
+        found = explanations(result, chosen, path)
+    if as_json:
+        print(msgspec.json.encode({"run": chosen.name, "id": chosen.id, "values": found}).decode())
+    else:
+        from rich.console import Console
+
+        show_explanations(found, chosen, Console())
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A study, a plan.json, or a study's folder.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What it has become.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two plans: runs added, removed and changed, and which values."""
+    with mistakes(as_json):
+        from compiler.difference import difference, load_plan, show_difference
+
+        before, after = (
+            compiled(one, None, as_json).plan if one.suffix in (".yaml", ".yml") else load_plan(one) for one in (a, b)
+        )
+        result = difference(before, after)
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(result).decode())
+    else:
+        from rich.console import Console
+
+        show_difference(result, Console())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a study, for completion in editors."""
+    from specs.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="Where to write it.")], as_json: Json = False
+) -> None:
+    """Write a commented starter study."""
+    from specs.starter import write_starter
+
+    with mistakes(as_json):
+        write_starter(file)
+    _print_paths([file], as_json)
+
+
+@app.command()
+def mfu(
+    folder: Folder,
+    write: Annotated[bool, typer.Option("--write", help="Write it into the cluster's profile.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the model FLOPs utilisation of earlier runs, for the profile that plans are costed with."""
+    from studies.analysis.mfu import run_mfu
+
+    with mistakes(as_json):
+        code = run_mfu(folder, write, as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -77,16 +245,17 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Where studies and runs are kept.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(min=1, help="Runs trained at once; by default one a core.")] = None,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """Train all runs of a study on this machine. Run again, it continues where it was."""
-    result = compiled(study, overrides, as_json)
+    result = compiled(study, overrides, as_json, limit).plan
     from rich.console import Console
 
     from runtime.study import run_study
 
     with failures():
-        code = run_study(result, study, out, workers=workers, console=Console(stderr=as_json))
+        code = run_study(result, study, overrides or [], out, workers=workers, console=Console(stderr=as_json))
     if as_json:
         from compiler.records import study_folder
 
@@ -213,4 +382,9 @@ def _print_states(folder: Path) -> None:
 
 def main() -> None:
     """The `triptych` command."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # the reader, such as `head`, has had enough
+            os._exit(0)
+        raise

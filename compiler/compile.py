@@ -2,111 +2,199 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.accelerators import CLUSTERS
 from compiler.catalogue import Catalogue
-from compiler.expand import dimensions, points
+from compiler.clusters import UnknownClusterError, find_cluster
+from compiler.expand import LIMIT, Dimension, Point, dimensions, points
 from compiler.identity import plan_digest
-from compiler.names import display_name, flatten, short_paths
-from compiler.plan import RunPlan, StudyPlan, Totals
-from compiler.run import resolve_run
+from compiler.names import Namer
+from compiler.plan import ClusterPlan, RunPlan, StudyPlan, Totals
+from compiler.run import Compiler
+from compiler.timeline import study_hours, timeline
+from compiler.warnings import warnings
+from specs.document import Parts
 from specs.errors import Problem, RuleError, SpecError
+from specs.expression import Condition, ExpressionError, check_path, compile_condition
 from specs.load import LoadedStudy, load_study
-from specs.suggest import suggestion
 
 MAX_PROBLEMS = 20
 """Distinct problems after which a study's remaining points are not looked at."""
 
-MAX_EPOCHS = 4.0
-"""Repetitions up to which repeated data is about as good as new (arXiv 2305.16264)."""
+MAX_FAILURES = 1000
+"""Points that fail after which the remaining ones are not looked at."""
+
+PROBED = 5000
+"""Points of a product from which on each alternative is tried alone first: one bad value of many is then found at
+once."""
 
 
-def compile_study(path: Path, overrides: Sequence[str] = ()) -> StudyPlan:
-    """Compile the study at `path` with `key=value` overrides (keys from the root).
+@dataclass(frozen=True)
+class Compiled:
+    """A plan and what it came from: the study as read, and the point of each run."""
+
+    plan: StudyPlan
+    loaded: LoadedStudy
+    points: tuple[Point, ...]
+
+
+class Filter:
+    """One condition of `exclude` or `only`, written at `where`."""
+
+    def __init__(self, text: str, keeps: bool, where: Parts) -> None:
+        self.text, self.keeps, self.where = text, keeps, where
+        self.condition: Condition = compile_condition(text, lambda path: check_path(RunPlan, path))
+        self.taken = 0
+
+    def drops(self, run: RunPlan) -> bool:
+        """Whether the condition takes `run` out. Raises ExpressionError."""
+        dropped = self.condition(run) != self.keeps
+        self.taken += dropped
+        return dropped
+
+
+def compile_study(path: Path, overrides: Sequence[str] = (), *, limit: int = LIMIT) -> StudyPlan:
+    """Compile the study at `path` with `key=value` overrides (keys from the root), of at most `limit` points.
 
     The same study gives the same plan, byte for byte. Raises SpecError with all that is wrong in the study.
     """
-    loaded = load_study(path, overrides)
-    if loaded.study.cluster not in CLUSTERS:
-        todo = suggestion(loaded.study.cluster, CLUSTERS)
-        raise SpecError([loaded.document.problem(("cluster",), f"no profile '{loaded.study.cluster}'", todo)])
-    runs = _resolve(loaded, path.parent)
-    first: dict[str, RunPlan] = {}
-    for run in runs:
-        first.setdefault(run.id, run)
-    unique = tuple(first.values())
-    totals = Totals(
-        runs=len(unique),
-        tokens=math.fsum(run.tokens for run in unique),
-        flops=math.fsum(run.flops for run in unique),
-        device_hours=math.fsum(run.device_hours for run in unique),
-    )
-    return StudyPlan(
-        study=loaded.study.study,
-        digest=plan_digest(totals, unique),
-        warnings=tuple(_warnings(loaded, runs, unique)),
-        totals=totals,
-        runs=unique,
-    )
+    return compile_whole(path, overrides, limit=limit).plan
 
 
-def _resolve(loaded: LoadedStudy, folder: Path) -> list[RunPlan]:
-    """Every point's run, in the order of the axes."""
-    factors = dimensions(loaded)
-    short = short_paths(factors)
-    catalogue, device = Catalogue(folder), CLUSTERS[loaded.study.cluster]
-    runs: list[RunPlan] = []
-    problems: dict[Problem, None] = {}
-    for point in points(factors):
-        values = flatten(point)
+def compile_whole(path: Path, overrides: Sequence[str] = (), *, limit: int = LIMIT) -> Compiled:
+    """As `compile_study`, with what the plan came from."""
+    with _without_collection():
+        loaded = load_study(path, overrides)
         try:
-            runs.append(resolve_run(loaded.base(point), catalogue, device, display_name(values, short), values))
-        except SpecError as error:
-            problems |= dict.fromkeys(error.problems)
-        except RuleError as fault:
-            problems[loaded.problem(fault, point)] = None
-        if len(problems) >= MAX_PROBLEMS:
-            break
-    if problems:
-        raise SpecError(problems)
-    return runs
+            cluster = find_cluster(loaded.study.cluster)
+        except UnknownClusterError as error:
+            raise SpecError([loaded.document.problem(("cluster",), error.what, error.todo)]) from None
+        return _Compilation(loaded, path.parent, cluster, limit).result()
 
 
-def _warnings(loaded: LoadedStudy, runs: Sequence[RunPlan], unique: Sequence[RunPlan]) -> Iterable[str]:
-    if len(unique) < len(runs):
-        kept = {run.id: run.name for run in unique}
-        names = [(run.name, kept[run.id]) for run in runs]
-        # A repeated value gives points of one name, else the names show what has no effect.
-        same = next((pair for pair in names if pair[0] != pair[1]), None)
-        what = f"{len(runs) - len(unique)} of {len(runs)} points differ from another only in what has no effect"
-        yield (
-            f"{what} and are one run with it: '{same[0]}' is '{same[1]}'"
-            if same
-            else (f"{len(runs) - len(unique)} of {len(runs)} points are given twice and are one run each")
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Plans are trees: looking for circles among 100,000 runs would take most of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Compilation:
+    def __init__(self, loaded: LoadedStudy, folder: Path, cluster: ClusterPlan, limit: int) -> None:
+        self.loaded, self.cluster = loaded, cluster
+        self.problems: dict[Problem, None] = {}
+        self.namer: Namer | None = None
+        self.filters = self._filters()
+        self.factors = dimensions(loaded, limit)
+        self.compiler = Compiler(loaded, Catalogue(folder), cluster)
+
+    def result(self) -> Compiled:
+        if math.prod(map(len, self.factors)) > PROBED:
+            self._each(_alone(self.factors), lambda point, run: None)
+        self.namer = Namer(self.factors)
+        every: list[RunPlan] = []
+        first: dict[str, tuple[RunPlan, Point]] = {}
+        excluded = 0
+
+        def take(point: Point, run: RunPlan) -> None:
+            nonlocal excluded
+            if sum(one.drops(run) for one in self.filters):  # each of them counts what it drops
+                excluded += 1
+                return
+            every.append(run)
+            first.setdefault(run.id, (run, point))
+
+        self._each(points(self.factors), take)
+        if not every:
+            where = self.filters[-1].where
+            todo = "loosen a condition"
+            raise SpecError([self.loaded.document.problem(where, f"the filters take out all {excluded} points", todo)])
+        runs = tuple(run for run, _ in first.values())
+        totals = Totals(
+            runs=len(runs),
+            tokens=math.fsum(run.tokens for run in runs),
+            flops=math.fsum(run.flops for run in runs),
+            device_hours=math.fsum(run.device_hours for run in runs),
         )
-    for source in sorted({source for run in unique for source in run.epochs}):
-        most = max(unique, key=lambda run: run.epochs.get(source, 0.0))
-        if most.epochs[source] > MAX_EPOCHS:
-            over = sum(run.epochs.get(source, 0.0) > MAX_EPOCHS for run in unique)
-            what = f"{source} is repeated {most.epochs[source]:.1f} times in '{most.name}'"
-            yield f"{what}, more than {MAX_EPOCHS:g} in {over} of {len(unique)} runs (arXiv 2305.16264)"
-    for path in sorted({path for run in unique for path in run.point}):
-        if loaded.overridden(path):
-            yield f"base.{path} on the command line has no effect: an axis sets it"
-    if _heads_ambiguous(loaded, unique):
-        yield (
-            "heads differ between runs and transfer.base.heads is not given: attention is scaled as if each run's "
-            "heads were the base's"
+        idle = [one for one in self.filters if not one.taken]
+        told = [f"'{one.text}' ({'only' if one.keeps else 'exclude'}) takes no point out" for one in idle]
+        plan = StudyPlan(
+            study=self.loaded.study.study,
+            digest=plan_digest(totals, runs),
+            warnings=(*warnings(self.loaded, every, runs, self.cluster), *told),
+            cluster=self.cluster,
+            excluded=excluded,
+            hours=study_hours(timeline(runs, self.cluster)),
+            totals=totals,
+            runs=runs,
         )
+        return Compiled(plan, self.loaded, tuple(point for _, point in first.values()))
+
+    def _each(self, some: Iterable[Point], take: Callable[[Point, RunPlan], None]) -> None:
+        """Resolve `some` points. Raises SpecError with all that is wrong in them, up to a limit."""
+        failures = 0
+        for point in some:
+            try:
+                take(point, self._resolved(point))
+                continue
+            except SpecError as error:
+                self.problems |= dict.fromkeys(error.problems)
+            except RuleError as fault:
+                self.problems[self.loaded.problem(fault, point)] = None
+            except ExpressionError as error:
+                self.problems[self._expression_problem(error, point)] = None
+                break  # it would fail at the others too
+            failures += 1
+            if len(self.problems) >= MAX_PROBLEMS or failures >= MAX_FAILURES:
+                break
+        if self.problems:
+            raise SpecError(self.problems)
+
+    def _resolved(self, point: Point) -> RunPlan:
+        if self.namer is None:
+            return self.compiler.resolve(point, "", {})
+        return self.compiler.resolve(point, self.namer.name(point), self.namer.values(point))
+
+    def _filters(self) -> list[Filter]:
+        """The study's conditions. Raises SpecError where one cannot be read."""
+        filters = []
+        for index, axis in enumerate(self.loaded.study.axes):
+            for kind, conditions in (("exclude", axis.exclude), ("only", axis.only)):
+                for number, text in enumerate(conditions or ()):
+                    where: Parts = ("axes", index, kind, number)
+                    try:
+                        filters.append(Filter(text, kind == "only", where))
+                    except ExpressionError as error:
+                        self.problems[self.loaded.document.problem(where, error.what, error.todo)] = None
+        if self.problems:
+            raise SpecError(self.problems)
+        return filters
+
+    def _expression_problem(self, error: ExpressionError, point: Point) -> Problem:
+        """A condition that fails at a point: on the condition's line."""
+        run = self._resolved(point)
+        for one in self.filters:
+            try:
+                one.condition(run)
+            except ExpressionError:
+                what = f"{error.what} (in '{run.name}')"
+                return self.loaded.document.problem(one.where, what, error.todo)
+        raise error
 
 
-def _heads_ambiguous(loaded: LoadedStudy, runs: Sequence[RunPlan]) -> bool:
-    """Whether the study sets several numbers of heads and leaves those of the base point open."""
-    paths = {path for run in runs for path in run.point}
-    transfer = loaded.document.data["base"].get("transfer")
-    base = transfer.get("base") if isinstance(transfer, dict) else None
-    open_heads = isinstance(base, dict) and "heads" not in base and "transfer.base.heads" not in paths
-    return open_heads and "model.heads" in paths and len({run.model.heads for run in runs}) > 1
+def _alone(factors: list[Dimension]) -> Iterator[Point]:
+    """Points that try each alternative of each factor beside the first ones of the others."""
+    firsts = [factor[0] for factor in factors]
+    for index, factor in enumerate(factors):
+        for alternative in factor[:PROBED]:
+            yield tuple(setting for one in (*firsts[:index], alternative, *firsts[index + 1 :]) for setting in one)

@@ -6,41 +6,93 @@ A packed sequence is `[task] document end document end …`, cut to L: L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from compiler.manifest import Manifest
+from compiler.plan import MixStage
 from specs.errors import RuleError
-from specs.study import ModalitySpec
+from specs.study import MixSpec, ModalitySpec
 
 
 @dataclass(frozen=True)
 class Composition:
-    """Per modality: `weights` of tokens and `shares` of sequences (each sums to 1), `mean_tokens` of a sequence.
+    """A run's mix over its tokens, by modality: `weights` of tokens and `shares` of sequences (each sums to 1) over the
+    whole run, `mean_tokens` of a sequence, and the `stages`. `sequences` is D over the mean tokens of a sequence."""
 
-    `mean` is that of the mix: D tokens are D / mean sequences.
-    """
+    weights: dict[str, float]
+    shares: dict[str, float]
+    mean_tokens: dict[str, float]
+    stages: tuple[MixStage, ...]
+    sequences: Fraction
 
-    weights: Mapping[str, Fraction]
-    shares: Mapping[str, Fraction]
-    mean_tokens: Mapping[str, Fraction]
-    mean: Fraction
+    def drawn(self, sequences: int) -> dict[str, float]:
+        """Sequences of each modality among the first `sequences` of the stream."""
+        ends = [*(stage.start for stage in self.stages[1:]), sequences]
+        sizes = [max(0, min(end, sequences) - stage.start) for stage, end in zip(self.stages, ends, strict=True)]
+        return {
+            name: sum(size * stage.shares[name] for stage, size in zip(self.stages, sizes, strict=True))
+            for name in self.shares
+        }
 
 
 def compose(
-    modalities: Mapping[str, ModalitySpec], manifests: Mapping[str, Manifest], sequence_length: int
+    modalities: Mapping[str, ModalitySpec],
+    mix: Sequence[MixSpec],
+    manifests: Mapping[str, Manifest],
+    sequence_length: int,
+    tokens: float,
 ) -> Composition:
-    """The mix's composition. Raises RuleError where all weights are zero, or a padded sequence would not fit."""
-    total = sum(Fraction(repr(spec.weight)) for spec in modalities.values())
-    if total == 0:
-        raise RuleError("modalities", "all weights are zero", "give one modality a weight above zero")
-    weights = {name: Fraction(repr(spec.weight)) / total for name, spec in modalities.items()}
+    """The composition of a run of `tokens`. Raises RuleError where all weights of a stage are zero, a padded sequence
+    would not fit, or the stages do not follow one another."""
     means = {name: _mean_tokens(name, manifests[name], sequence_length) for name in modalities}
-    per_token = {name: weights[name] / means[name] for name in modalities}
-    sequences_per_token = sum(per_token.values(), Fraction(0))
-    shares = {name: value / sequences_per_token for name, value in per_token.items()}
-    return Composition(weights, shares, means, 1 / sequences_per_token)
+    horizon = Fraction(tokens)
+    starts, stage_weights = [Fraction(0)], [{name: spec.weight for name, spec in modalities.items()}]
+    for index, stage in enumerate(mix):
+        start = Fraction(stage.start) * (horizon if stage.start < 1 else 1)
+        path = f"mix.{index}.from"
+        if start <= starts[-1]:
+            raise RuleError(path, "this stage does not start after the one before", "order the stages by from")
+        if start >= horizon:
+            what = f"the stage starts at {float(start):,.0f} tokens, after the run's {tokens:,.0f}"
+            raise RuleError(path, what, "give a share of the tokens, such as 0.5", also=("tokens",))
+        unknown = sorted(set(stage.weights) - set(modalities))
+        if unknown:
+            what = f"'{unknown[0]}' is no modality of this study"
+            raise RuleError(f"mix.{index}.weights.{unknown[0]}", what, f"use one of: {', '.join(modalities)}")
+        starts.append(start)
+        stage_weights.append(stage_weights[-1] | stage.weights)
+
+    stages: list[MixStage] = []
+    total = Fraction(0)
+    token_sums, sequence_sums = (dict.fromkeys(modalities, Fraction(0)) for _ in range(2))
+    for index, (start, end, given) in enumerate(zip(starts, [*starts[1:], horizon], stage_weights, strict=True)):
+        whole = sum(Fraction(repr(weight)) for weight in given.values())
+        if whole == 0:
+            path = f"mix.{index - 1}.weights" if index else "modalities"
+            raise RuleError(path, "all weights are zero", "give one modality a weight above zero")
+        weights = {name: Fraction(repr(weight)) / whole for name, weight in given.items()}
+        per_token = {name: weights[name] / means[name] for name in modalities}
+        rate = sum(per_token.values(), Fraction(0))
+        stages.append(
+            MixStage(
+                start=round(total),
+                weights={name: float(weight) for name, weight in weights.items()},
+                shares={name: float(value / rate) for name, value in per_token.items()},
+            )
+        )
+        total += (end - start) * rate
+        for name in modalities:
+            token_sums[name] += (end - start) * weights[name]
+            sequence_sums[name] += (end - start) * per_token[name]
+    return Composition(
+        weights={name: float(value / horizon) for name, value in token_sums.items()},
+        shares={name: float(value / total) for name, value in sequence_sums.items()},
+        mean_tokens={name: float(mean) for name, mean in means.items()},
+        stages=tuple(stages),
+        sequences=total,
+    )
 
 
 def _mean_tokens(name: str, manifest: Manifest, sequence_length: int) -> Fraction:

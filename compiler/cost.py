@@ -1,15 +1,15 @@
-"""What a run costs: FLOPs, bytes, device-hours. All from the layout table and the shape."""
+"""What a run costs: FLOPs and bytes. All from the layout table and the shape."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from compiler.accelerators import Device
-from compiler.layout import Shape, modules
-from compiler.plan import Memory, Noise, Parameters
+from compiler.layout import Module, Shape, modules
+from compiler.plan import Memory, Noise, ParallelPlan, Parameters
 
 
 class PositionFlops(NamedTuple):
@@ -19,7 +19,15 @@ class PositionFlops(NamedTuple):
     head: int
 
 
-@lru_cache(maxsize=4096)
+class Activations(NamedTuple):
+    """Bytes that one micro-batch takes. `saved` is what autograd keeps from the forward pass for the backward pass,
+    `working` the most that the backward pass has beside it."""
+
+    saved: int
+    working: int
+
+
+@lru_cache(maxsize=65536)
 def count_parameters(shape: Shape) -> Parameters:
     """Parameters in all, and without input embedding, learned positions and head."""
     total = embedding = 0
@@ -30,7 +38,7 @@ def count_parameters(shape: Shape) -> Parameters:
     return Parameters(total=total, non_embedding=total - embedding)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def position_flops(shape: Shape) -> PositionFlops:
     """6 FLOPs per weight of each matrix (2 forward, 4 backward), and 12 · L · width in each layer's attention (q·k and
     the weighted sum of v, every position seeing all L). Looking an embedding up costs nothing."""
@@ -42,11 +50,38 @@ def position_flops(shape: Shape) -> PositionFlops:
     return PositionFlops(6 * matrices + 12 * shape.positions * shape.width * shape.depth, 6 * head)
 
 
+@lru_cache(maxsize=65536)
+def hardware_flops(shape: Shape, scored: float, activation_checkpoint: str) -> float:
+    """FLOPs that training executes at one position, on average over positions, padding included.
+
+    The head is computed at the share `scored` of positions only. Attention's fused kernels do not keep the L × L
+    matrix: their backward pass computes q·k again, 2 · L · width in each layer. `activation_checkpoint: full` computes
+    the blocks' forward pass, a third of their model FLOPs, a second time.
+    """
+    model = position_flops(shape)
+    blocks = model.total - model.head
+    scores = 2 * shape.positions * shape.width * shape.depth
+    again = blocks / 3 if activation_checkpoint == "full" else 0.0
+    return blocks + scores + again + scored * model.head
+
+
 def masked_share(noise: Noise) -> float:
-    """E_t[1 - α(t)]: the share of a sequence's tokens that are masked on average."""
-    if noise.kind == "cosine":
-        return 2 / math.pi
-    return 1 / (1 + noise.power)
+    """E_t[1 - α(t)]: the share of a sequence's tokens that are masked on average. Raises ValueError for an unknown
+    kind."""
+    match noise.kind:
+        case "linear":
+            return 1 / 2
+        case "polynomial":
+            return 1 / (1 + noise.power)
+        case "cosine":
+            return 2 / math.pi
+        case "log-linear":
+            return (1 - noise.eps) / 2
+        case "table":
+            lines = itertools.pairwise(zip(noise.t, noise.alpha, strict=True))
+            return 1 - math.fsum((end - start) * (a + b) / 2 for (start, a), (end, b) in lines)
+        case _:
+            raise ValueError(f"unknown noise schedule {noise.kind!r}")
 
 
 def scored_share(
@@ -56,23 +91,94 @@ def scored_share(
     return sum(shares[name] * mean_tokens[name] / positions * masked_share(noises[name]) for name in noises)
 
 
-def memory(shape: Shape, micro: int, shard: int, dtype: str) -> Memory:
-    """Bytes on one rank: float32 parameters, gradients and two Adam moments, all divided by `shard`, and activations.
+def shard_shape(module: Module, shard: int) -> tuple[int, ...]:
+    """Shape of rank 0's part of a parameter: FSDP cuts the first dimension into chunks of ⌈rows / shard⌉ rows, of which
+    the last ranks may have fewer or none."""
+    return (-(-module.shape[0] // shard), *module.shape[1:])
 
-    Activations are an estimate of what autograd keeps with no recomputation. Per position and layer: 12 · width (inputs
-    of the two norms and of the projections; q and k before and after norm and rotation; v; attention's output) and
-    4 · ffn (both gates, the activation and the product), in `dtype`; per position 2 · vocabulary in float32 (logits and
-    their gradient).
+
+@lru_cache(maxsize=65536)
+def activations(shape: Shape, micro: int, activation_checkpoint: str, dtype: str) -> Activations:
+    """Activations of a micro-batch of `micro` sequences, as if all its positions were masked: times are drawn, and one
+    near 1 masks nearly all.
+
+    With w the width, f the feed-forward width, N heads, V the vocabulary and e the bytes of `dtype`, autograd keeps
+    - per position and layer e · (10 w + 4 f) + 4 · (3 N + 2): the inputs of the two norms, of q, k, v (one) and of the
+      feed-forward pair (one); q and k before and after norm and rotation; v; attention's output; of the SwiGLU both
+      projections, the activation and the product; float32 statistics of norms and softmax;
+    - under `full` the block's input only, e · w;
+    - per position e · 2 w of the final norm and the head, float32 log-probabilities, 4 V, and 40 of indices and
+      weights; per layer and sequence a mask of L, and per layer a float32 rotary table of L · 2 w / N, for any batch.
+    In float32 each norm keeps its normalised values too, 4 w more in a layer and w at the end: PyTorch computes it from
+    parts on a CPU, which is where float32 runs are at home. bfloat16 is counted with an accelerator's fused kernel.
+
+    The backward pass is widest either at the head, with two gradients of 4 V beside all that was kept, or in a block,
+    with three gradients of f; under `full` what that block computes again comes on top.
     """
-    size = -(-4 * count_parameters(shape).total // shard)
+    width, ffn, positions = shape.width, shape.ffn, shape.positions
     element = 2 if dtype == "bfloat16" else 4
-    per_position = element * shape.depth * (12 * shape.width + 4 * shape.ffn) + 8 * shape.vocabulary
-    activations = micro * shape.positions * per_position
-    return Memory(
-        per_rank=4 * size + activations, parameters=size, gradients=size, optimizer=2 * size, activations=activations
+    parts = 0 if dtype == "bfloat16" else 1
+    block = element * ((10 + 4 * parts) * width + 4 * ffn + 1) + 4 * (3 * shape.heads + 2)
+    kept = block if activation_checkpoint == "none" else element * width
+    head = element * (2 + parts) * width + 4 * shape.vocabulary
+    backward = 3 * element * ffn + block - kept
+    tables = 4 * shape.depth * positions * 2 * shape.head_dim
+    count = micro * positions
+    return Activations(
+        saved=count * (shape.depth * kept + head + 40) + tables,
+        working=count * max(8 * shape.vocabulary, backward - head),
     )
 
 
-def device_hours(flops: float, device: Device) -> float:
-    """Hours of one device at its sustained rate."""
-    return flops / device.sustained / 3600
+@lru_cache(maxsize=65536)
+def gathered(shape: Shape, parallel: ParallelPlan, dtype: str) -> int:
+    """The most bytes that FSDP holds beside a rank's shards, 0 where one rank trains in float32, which FSDP does not
+    wrap.
+
+    In `dtype` the learned positions (the root's, from start to end) and two blocks (one at work, one fetched ahead).
+    And for the largest of its groups (the embedding, the final norm with the head, a block) the weights or their
+    gradient in `dtype`, the gradient in float32 on its way into the reduction, and the float32 shard that comes out of
+    it: two of those where replicas then add up theirs.
+    """
+    if parallel.ranks == 1 and dtype == "float32":
+        return 0
+    element = 2 if dtype == "bfloat16" else 4
+    root = block = embedding = head = 0
+    for module in modules(shape):
+        if module.per_layer:
+            block += module.size
+        elif module.group == "positions":
+            root += module.size
+        elif module.group == "embedding":
+            embedding += module.size
+        else:
+            head += module.size
+    largest = max(embedding, head, block)
+    reduced = (1 if parallel.replicate == 1 else 2) * -(-4 * largest // parallel.shard)
+    return element * (root + 2 * block) + (element + 4) * largest + reduced
+
+
+@lru_cache(maxsize=65536)
+def memory(shape: Shape, micro: int, parallel: ParallelPlan, dtype: str) -> Memory:
+    """Bytes on rank 0, which has the most.
+
+    Parameters and gradients are float32, sharded (`shard_shape`); AdamW keeps two moments of each and a float32 step
+    count. `activations` is what autograd saves and the backward pass works with (`Activations`), for one micro-batch;
+    `gathered` what FSDP holds unsharded.
+    """
+    size = tensors = 0
+    for module in modules(shape):
+        copies = shape.depth if module.per_layer else 1
+        size += 4 * copies * math.prod(shard_shape(module, parallel.shard))
+        tensors += copies
+    optimizer = 2 * size + 4 * tensors
+    active = sum(activations(shape, micro, parallel.activation_checkpoint, dtype))
+    unsharded = gathered(shape, parallel, dtype)
+    return Memory(
+        per_rank=2 * size + optimizer + active + unsharded,
+        parameters=size,
+        gradients=size,
+        optimizer=optimizer,
+        activations=active,
+        gathered=unsharded,
+    )

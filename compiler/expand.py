@@ -4,58 +4,63 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
+from compiler import ranges
 from specs.document import Parts
 from specs.errors import Problem, RuleError, SpecError
-from specs.load import LoadedStudy, Setting
+from specs.load import LoadedStudy
 from specs.messages import known_keys, section_at
-from specs.study import Base
+from specs.sections import Setting
+from specs.study import Axis, Base
 from specs.suggest import suggestion
 
 LIMIT = 1_000_000
-"""Largest number of points that a study may expand to."""
+"""Largest number of points that a study may expand to, unless more is asked for."""
 
 Point: TypeAlias = tuple[Setting, ...]
 Dimension: TypeAlias = list[Point]
 """The alternatives of one factor of the product."""
 
 
-def dimensions(loaded: LoadedStudy) -> list[Dimension]:
+class Budget(NamedTuple):
+    """A value of `tokens` still to be found: as many as `flops` training FLOPs allow."""
+
+    flops: float
+
+
+class Factor(NamedTuple):
+    """A factor of the product before it is expanded: `make` gives its `size` alternatives."""
+
+    size: int
+    make: Callable[[], Dimension]
+
+
+def dimensions(loaded: LoadedStudy, limit: int = LIMIT) -> list[Dimension]:
     """The factors of a study's product of axes, in the order written. Raises SpecError for unknown or doubly set paths,
-    unequal lengths in a zip, and more than `LIMIT` points: before any of them is made."""
-    factors: list[Dimension] = []
+    unequal lengths in a zip, and more than `limit` points: before any of them is made."""
+    factors: list[Factor] = []
     problems: list[Problem] = []
     for index, axis in enumerate(loaded.study.axes):
         at: Parts = ("axes", index)
-        if axis.grid is not None:
-            for path, values in axis.grid.items():
-                where: Parts = (*at, "grid", path)
-                factors.append([(Setting(path, value, (*where, i)),) for i, value in enumerate(values)])
-        elif axis.zip is not None:
-            columns = [
-                [Setting(path, value, (*at, "zip", path, i)) for i, value in enumerate(values)]
-                for path, values in axis.zip.items()
-            ]
-            if len(set(map(len, columns))) > 1:
-                lengths = ", ".join(f"{path}: {len(values)}" for path, values in axis.zip.items())
-                todo = "give each path as many values as the others"
-                problems.append(loaded.document.problem((*at, "zip"), f"lists of unequal length ({lengths})", todo))
-            factors.append(list(zip(*columns, strict=False)))
-        else:
-            try:
-                factors.append(_seeds(loaded, axis.seeds, (*at, "seeds")))
-            except RuleError as fault:
-                problems.append(loaded.document.problem((*at, "seeds"), fault.what, fault.todo))
-    problems += _bad_paths(loaded, factors)
+        try:
+            factors += _factors(loaded, axis, at)
+        except RuleError as fault:
+            inside = (int(part) if part.isdigit() else part for part in fault.path.split("."))
+            problems.append(loaded.document.problem((*at, *inside), fault.what, fault.todo))
     if problems:
         raise SpecError(problems)
-    count = math.prod(map(len, factors))
-    if count > LIMIT:
-        what = f"the product of the axes is {count:,} points, more than {LIMIT:,}"
-        raise SpecError([loaded.document.problem(("axes",), what, "give fewer values, or several studies")])
-    return factors
+    count = math.prod(factor.size for factor in factors)
+    if count > limit:
+        what = f"the product of the axes is {count:,} points, more than {limit:,}"
+        todo = "give fewer values, or several studies (or allow more with --limit)"
+        raise SpecError([loaded.document.problem(("axes",), what, todo)])
+    made = [factor.make() for factor in factors]
+    problems += _bad_paths(loaded, made)
+    if problems:
+        raise SpecError(problems)
+    return made
 
 
 def points(factors: list[Dimension]) -> Iterator[Point]:
@@ -64,33 +69,113 @@ def points(factors: list[Dimension]) -> Iterator[Point]:
         yield tuple(itertools.chain.from_iterable(combination))
 
 
-def _seeds(loaded: LoadedStudy, seeds: Any, where: Parts) -> Dimension:
+def _factors(loaded: LoadedStudy, axis: Axis, at: Parts) -> Iterator[Factor]:
+    """The factors that one axis stands for. Raises RuleError, its path counted from the axis."""
+    if axis.grid is not None:
+        for path, values in axis.grid.items():
+            yield _column(path, values, (*at, "grid", path))
+    elif axis.log is not None:
+        for path, spec in axis.log.items():
+            yield _column(path, ranges.log_values(spec), (*at, "log", path))
+    elif axis.zip is not None:
+        yield _zip(axis.zip, (*at, "zip"))
+    elif axis.named is not None:
+        yield Factor(len(axis.named), lambda: _named(axis.named or [], (*at, "list")))
+    elif axis.sample is not None:
+        sample, where = axis.sample, (*at, "sample")
+        yield Factor(
+            sample.points,
+            lambda: [
+                tuple(Setting(path, value, (*where, "ranges", path)) for path, value in one.items())
+                for one in ranges.sample_values(sample)
+            ],
+        )
+    elif axis.simplex is not None:
+        simplex, where = axis.simplex, (*at, "simplex")
+        modalities = loaded.document.data["base"].get("modalities")
+        names = list(modalities) if isinstance(modalities, dict) else []
+        yield Factor(
+            ranges.simplex_size(simplex, names),
+            lambda: [
+                tuple(Setting(f"modalities.{name}.weight", weight, where) for name, weight in mix.items())
+                for mix in ranges.simplex_mixes(simplex, names)
+            ],
+        )
+    elif axis.isoflop is not None:
+        isoflop, where = axis.isoflop, (*at, "isoflop")
+        sizes = isoflop.sizes or [{}]
+        yield Factor(
+            len(isoflop.flops) * len(sizes),
+            lambda: [
+                (Setting("tokens", Budget(flops), (*where, "flops", i)), *size)
+                for i, flops in enumerate(isoflop.flops)
+                for size in _named(sizes, (*where, "sizes"))
+            ],
+        )
+    elif axis.seeds is not None:
+        yield _seeds(loaded, axis.seeds, (*at, "seeds"))
+
+
+def _column(path: str, values: list[Any], where: Parts) -> Factor:
+    return Factor(len(values), lambda: [(Setting(path, value, (*where, i)),) for i, value in enumerate(values)])
+
+
+def _named(entries: list[dict[str, Any]], where: Parts) -> Dimension:
+    return [
+        tuple(Setting(path, value, (*where, i, path)) for path, value in entry.items())
+        for i, entry in enumerate(entries)
+    ]
+
+
+def _zip(table: dict[str, list[Any]], where: Parts) -> Factor:
+    lengths = {path: len(values) for path, values in table.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{path}: {length}" for path, length in lengths.items())
+        raise RuleError("zip", f"lists of unequal length ({told})", "give each path as many values as the others")
+    return Factor(
+        next(iter(lengths.values())),
+        lambda: list(
+            zip(
+                *(
+                    [Setting(path, value, (*where, path, i)) for i, value in enumerate(values)]
+                    for path, values in table.items()
+                ),
+                strict=True,
+            )
+        ),
+    )
+
+
+def _seeds(loaded: LoadedStudy, seeds: Any, where: Parts) -> Factor:
     """`seeds: n` are n seeds from the base's on; a list is taken as it is."""
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
-        if seeds > LIMIT:
-            raise RuleError("seed", f"{seeds:,} seeds are more than {LIMIT:,}", "give fewer")
         first = loaded.document.data["base"].get("seed", 0)
         first = first if isinstance(first, int) else 0
-        return [(Setting("seed", first + i, where),) for i in range(seeds)]
+        return Factor(seeds, lambda: [(Setting("seed", first + i, where),) for i in range(seeds)])
     if isinstance(seeds, list) and seeds:
-        return [(Setting("seed", value, (*where, i)),) for i, value in enumerate(seeds)]
-    raise RuleError("seed", f"{seeds!r} is neither a number of seeds nor a list of them", "write 2, or [0, 1]")
+        return _column("seed", seeds, where)
+    raise RuleError("seeds", f"{seeds!r} is neither a number of seeds nor a list of them", "write 2, or [0, 1]")
 
 
 def _bad_paths(loaded: LoadedStudy, factors: list[Dimension]) -> Iterator[Problem]:
-    taken: dict[str, Setting] = {}
+    taken: dict[str, None] = {}
     for factor in factors:
-        for setting in factor[0] if factor else ():
+        found: dict[str, Setting] = {}
+        for point in factor:
+            for setting in point:
+                found.setdefault(setting.path, setting)
+        for path, setting in found.items():
             # Without the index of the value: the complaint is of the path.
             where = setting.where[:-1] if isinstance(setting.where[-1], int) else setting.where
-            complaint = _unknown(setting.path, loaded.document.data["base"])
+            complaint = _unknown(path, loaded.document.data["base"])
             if complaint:
                 yield loaded.document.problem(where, *complaint)
-            for other in taken:
-                if f"{setting.path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{setting.path}."):
-                    what = f"'{setting.path}' is set here and as '{other}' by another axis"
+            for other in (*taken, *(one for one in found if one < path)):
+                if f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}."):
+                    by = "by another axis" if other in taken else "on the same axis"
+                    what = f"'{path}' is set here and as '{other}' {by}"
                     yield loaded.document.problem(where, what, "set it in one of them")
-            taken[setting.path] = setting
+        taken |= dict.fromkeys(found)
 
 
 def _unknown(path: str, data: Any) -> tuple[str, str] | None:
@@ -99,11 +184,20 @@ def _unknown(path: str, data: Any) -> tuple[str, str] | None:
     for depth, part in enumerate(parts):
         around = tuple(parts[:depth])
         section = section_at(Base, around)
-        names = known_keys(Base, around) if section else list(data) if isinstance(data, dict) else []
+        if isinstance(data, list):
+            names = [str(i) for i in range(len(data))]
+        else:
+            names = known_keys(Base, around) if section else list(data) if isinstance(data, dict) else []
         last_of_mapping = section is None and depth == len(parts) - 1 and isinstance(data, dict)
         if part not in names and not last_of_mapping:
             if depth == 0 and part == "base":
                 return f"unknown path '{path}'", "axes start at base: leave 'base.' out"
             return f"unknown path '{path}': no '{part}'", suggestion(part, names)
-        data = data.get(part) if isinstance(data, dict) else None
+        data = _child(data, part)
     return None
+
+
+def _child(data: Any, part: str) -> Any:
+    if isinstance(data, list):
+        return data[int(part)]
+    return data.get(part) if isinstance(data, dict) else None

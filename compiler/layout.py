@@ -8,6 +8,7 @@ and learned positions for a sequence's second and later parts.
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -99,13 +100,20 @@ def modules(shape: Shape) -> tuple[Module, ...]:
     )
 
 
-def table(run: RunPlan) -> tuple[Row, ...]:
-    """Every parameter of a run's model, with the initial deviation of its group in the plan."""
+def shape_of(run: RunPlan) -> Shape:
+    """The shape of a run's model."""
     model = run.model
-    shape = Shape(model.width, model.depth, model.heads, model.ffn, model.vocabulary, run.sequence_length)
-    init_std = {group.name: group.init_std for group in run.groups}
-    return tuple(
-        Row(module.name.format(i=i), module.shape, module.group, init_std[module.group], module.embedding)
-        for module in modules(shape)
-        for i in (range(shape.depth) if module.per_layer else (0,))
-    )
+    return Shape(model.width, model.depth, model.heads, model.ffn, model.vocabulary, run.sequence_length)
+
+
+def table(run: RunPlan) -> tuple[Row, ...]:
+    """Every parameter of a run's model, with its group in the plan and that group's initial deviation."""
+    shape = shape_of(run)
+    patterns = [(re.compile(group.pattern), group) for group in run.groups]
+    rows = []
+    for module in modules(shape):
+        for layer in range(shape.depth) if module.per_layer else (0,):
+            name = module.name.format(i=layer)
+            group = next(group for pattern, group in patterns if pattern.fullmatch(name))
+            rows.append(Row(name, module.shape, group.name, group.init_std, module.embedding))
+    return tuple(rows)

@@ -7,18 +7,45 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from compiler.expand import Dimension, Point
+from compiler.expand import Budget, Dimension, Point
+from specs.sections import Setting
 
 Scalar: TypeAlias = int | float | str | bool | None
 
 
-def flatten(point: Point) -> dict[str, Scalar]:
-    """What the axes set, path to value as written: mappings by their keys, lists as JSON."""
-    return {path: value for setting in point for path, value in _leaves(setting.path, setting.value)}
+class Namer:
+    """Names the points of a product, each setting put into words once."""
+
+    def __init__(self, factors: list[Dimension]) -> None:
+        self._short = _short_paths(factors)
+        # The factors keep their settings, which are known by their identity.
+        self._leaves: dict[int, tuple[tuple[str, Scalar], ...]] = {}
+        self._words: dict[int, list[str]] = {}
+
+    def values(self, point: Point) -> dict[str, Scalar]:
+        """What the axes set, path to value as written: mappings by their keys, lists as JSON."""
+        return dict([leaf for setting in point for leaf in self._leaves.get(id(setting)) or self._read(setting)])
+
+    def name(self, point: Point) -> str:
+        """A run's name; `base` where nothing differs."""
+        words = []
+        for setting in point:
+            if id(setting) not in self._words:
+                self._read(setting)
+            words += self._words[id(setting)]
+        return ",".join(words) or "base"
+
+    def _read(self, setting: Setting) -> tuple[tuple[str, Scalar], ...]:
+        leaves = self._leaves[id(setting)] = tuple(_leaves(setting.path, setting.value))
+        short = self._short
+        self._words[id(setting)] = [f"{short[path]}={_text(value)}" for path, value in leaves if path in short]
+        return leaves
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Scalar]]:
-    if isinstance(value, dict):
+    if isinstance(value, Budget):
+        yield "flops", value.flops
+    elif isinstance(value, dict):
         for key, child in value.items():
             yield from _leaves(f"{path}.{key}", child)
     elif isinstance(value, list):
@@ -27,15 +54,23 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Scalar]]:
         yield path, value
 
 
-def short_paths(factors: list[Dimension]) -> dict[str, str]:
-    """For each path that takes several values, the fewest of its last words that tell it from the others."""
-    values: dict[str, set[str]] = {}
+def _short_paths(factors: list[Dimension]) -> dict[str, str]:
+    """For each path that the axes set, the fewest of its last words that tell it from the others; none for a seed that
+    is always the same."""
+    seeds: set[Any] = set()
+    paths: dict[str, None] = {}
     for factor in factors:
         for point in factor:
-            for path, value in flatten(point).items():
-                values.setdefault(path, set()).add(repr(value))
-    varying = [path for path, seen in values.items() if len(seen) > 1 or path != "seed"]
-    return {path: _shortest(path, varying) for path in varying}
+            for setting in point:
+                if setting.path == "seed":
+                    seeds.add(repr(setting.value))
+                elif isinstance(setting.value, dict | Budget):
+                    paths |= dict.fromkeys(path for path, _ in _leaves(setting.path, setting.value))
+                else:
+                    paths[setting.path] = None
+    if len(seeds) > 1:
+        paths["seed"] = None
+    return {path: _shortest(path, list(paths)) for path in paths}
 
 
 def _shortest(path: str, others: list[str]) -> str:
@@ -45,12 +80,6 @@ def _shortest(path: str, others: list[str]) -> str:
         if sum(other == tail or other.endswith(f".{tail}") for other in others) == 1:
             return tail
     return path
-
-
-def display_name(values: dict[str, Scalar], short: dict[str, str]) -> str:
-    """A run's name; `base` where nothing differs."""
-    parts = [f"{short[path]}={_text(value)}" for path, value in values.items() if path in short]
-    return ",".join(parts) or "base"
 
 
 def _text(value: Scalar) -> str:

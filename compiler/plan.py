@@ -55,11 +55,18 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
     specials: dict[str, int]
 
 
-class Noise(msgspec.Struct, frozen=True, kw_only=True):
-    """A noise schedule α(t). `power` is for `polynomial`: α(t) = 1 - t^power."""
+class Noise(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A noise schedule α(t), t in [0, 1].
+
+    `linear` 1 - t; `cosine` 1 - cos(π/2 · (1 - t)); `polynomial` 1 - t^power; `log-linear` 1 - (1 - eps) · t, whose
+    -log α is that of MDLM (arXiv 2406.07524); `table` straight lines through `alpha` at times `t`.
+    """
 
     kind: str
     power: float = 1.0
+    eps: float = 0.0
+    t: tuple[float, ...] = ()
+    alpha: tuple[float, ...] = ()
 
 
 class ModalityPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,9 +88,21 @@ class ModalityPlan(msgspec.Struct, frozen=True, kw_only=True):
     tokens: float
 
 
+class MixStage(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a run with one mix, from sequence `start` of the training stream on.
+
+    `weights` are shares of tokens, `shares` of sequences, by modality; each sums to 1.
+    """
+
+    start: int
+    weights: dict[str, float]
+    shares: dict[str, float]
+
+
 class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences per step. `kappa` = physical / logical; `critical` is the largest physical batch at which the SDE
-    reparameterization is trusted, None where the study names none."""
+    reparameterization is trusted, None where the study names none. `profile` is the accelerator whose memory an
+    automatic physical batch was fitted to, None where the study gives the batch."""
 
     logical: float
     physical: int
@@ -91,6 +110,7 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     accumulation: int
     kappa: float
     critical: float | None
+    profile: str | None = None
 
 
 class OptimizerPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,24 +155,30 @@ class SchedulePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParallelPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Processes of one run. `shard` is the FSDP degree."""
+    """Processes of one run. `shard` is the FSDP degree, `replicate` the number of such groups (HSDP).
+
+    `activation_checkpoint`: `none`, or `full`, which keeps each block's input only and computes the block again.
+    """
 
     shard: int = 1
+    replicate: int = 1
+    activation_checkpoint: str = "none"
 
     @property
     def ranks(self) -> int:
-        """Processes in all."""
-        return self.shard
+        """Processes in all; each sees its own share of the batch."""
+        return self.shard * self.replicate
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes on one rank."""
+    """Bytes on one rank. `gathered` is what FSDP holds unsharded at a time; 0 on one rank."""
 
     per_rank: int
     parameters: int
     gradients: int
     optimizer: int
     activations: int
+    gathered: int = 0
 
 
 class EvaluationPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +209,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelPlan
     vocabulary: Vocabulary
     modalities: dict[str, ModalityPlan]
+    mix: tuple[MixStage, ...]
+    """The stages of the mix, one where it does not change; the first starts at 0."""
     batch: BatchPlan
     optimizer: OptimizerPlan
     clip: float | None
@@ -210,11 +238,58 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     device_hours: float
 
 
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of device. `peak` is dense FLOP/s by dtype, `memory` in bytes; a micro-batch of more than `positions`
+    positions makes it no faster."""
+
+    name: str
+    peak: dict[str, float]
+    memory: int
+    positions: int
+
+
+class Slurm(msgspec.Struct, frozen=True, kw_only=True):
+    """What Slurm is asked for. None leaves it to the cluster; `setup` lines run before the job."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    minutes: int | None = None
+    array_limit: int | None = None
+    setup: tuple[str, ...] = ()
+
+
+class ClusterPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster that a study is costed for. `mfu` is the share of the peak that training sustains on model FLOPs;
+    `slurm` is None for this machine."""
+
+    name: str
+    accelerator: Accelerator
+    mfu: float
+    nodes: int
+    gpus_per_node: int
+    slurm: Slurm | None = None
+
+    @property
+    def devices(self) -> int:
+        """Devices in all."""
+        return self.nodes * self.gpus_per_node
+
+    def sustained(self, dtype: str) -> float:
+        """Model FLOP/s of one device."""
+        return self.accelerator.peak[dtype] * self.mfu
+
+
 class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A compiled study. `digest` is a hash of everything below it but the warnings."""
+    """A compiled study. `digest` is a hash of totals and runs. `excluded` counts the points that `exclude` and `only`
+    took out; `hours` is the wall time of the study on `cluster`."""
 
     study: str
     digest: str
     warnings: tuple[str, ...]
+    cluster: ClusterPlan
+    excluded: int
+    hours: float
     totals: Totals
     runs: tuple[RunPlan, ...]

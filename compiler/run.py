@@ -3,172 +3,254 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
 from compiler import cost, transfer
-from compiler.accelerators import Device
+from compiler.batch import parallel_plan, resolve_batch
 from compiler.catalogue import Catalogue
 from compiler.composition import Composition, available, compose
-from compiler.identity import run_id
+from compiler.exceptions import with_exceptions
+from compiler.expand import Budget, Point
+from compiler.identity import Identity
 from compiler.layout import Shape
 from compiler.manifest import Manifest
 from compiler.names import Scalar
 from compiler.plan import (
     BatchPlan,
     CheckpointPlan,
+    ClusterPlan,
     EvaluationPlan,
     ModalityPlan,
     ModelPlan,
     Noise,
-    ParallelPlan,
     RunPlan,
     SchedulePlan,
+    Vocabulary,
 )
 from compiler.shape import resolve_shape
 from compiler.vocabulary import unify
 from specs.errors import RuleError
-from specs.study import Base, BatchSpec, NoiseSpec, ScheduleSpec
+from specs.load import LoadedStudy
+from specs.sections import Setting
+from specs.study import Base, NoiseSpec, ScheduleSpec
 
-MAX_MICRO = 64
-"""Largest micro-batch, in sequences, that `auto` chooses."""
+T = TypeVar("T")
 
 
-def resolve_run(base: Base, catalogue: Catalogue, device: Device, name: str, point: dict[str, Scalar]) -> RunPlan:
-    """The plan of one run. Raises RuleError where values do not go together."""
-    length = base.sequence_length
-    # By name, so that the order in which a study lists its modalities decides nothing.
-    specs = {modality: base.modalities[modality] for modality in sorted(base.modalities)}
-    manifests = {modality: catalogue.manifest(spec.data, modality) for modality, spec in specs.items()}
-    composition = compose(specs, manifests, length)
-    vocabulary = unify(manifests)
-    shape = Shape(*resolve_shape(base.model), vocabulary.size, length)
+class Compiler:
+    """Resolves the points of one study. What points share is worked out once: sections of a base that are equal are one
+    object (`specs.sections`), and results are kept by the identity of what they came from."""
 
-    batch = _batch(base)
-    steps = math.floor(Fraction(base.tokens) / composition.mean / batch.physical)
-    if steps < 1:
-        least = math.ceil(composition.mean * batch.physical)
-        what = f"{base.tokens:,.0f} tokens are fewer than one step of {batch.physical} sequences"
-        step = ("batch.physical", "batch", "sequence_length")
-        raise RuleError("tokens", what, f"give at least {least:,}, or a smaller batch", also=step)
-    _check_critical(base, batch)
-    optimizer, clip = transfer.reparameterize(base.optimizer, batch.kappa)
-    scale = transfer.scale(base.transfer, base.model, shape)
+    def __init__(self, loaded: LoadedStudy, catalogue: Catalogue, cluster: ClusterPlan) -> None:
+        self.loaded, self.catalogue, self.cluster = loaded, catalogue, cluster
+        self.identity = Identity()
+        self._kept: dict[Hashable, tuple[Any, object]] = {}
 
-    noises = {modality: _noise(spec.noise) for modality, spec in specs.items()}
-    modalities = {
-        modality: ModalityPlan(
-            weight=float(composition.weights[modality]),
-            share=float(composition.shares[modality]),
-            data=spec.data,
-            digest=manifests[modality].digest,
-            noise=noises[modality],
-            segments=tuple(segment.vocabulary for segment in manifests[modality].segments),
-            packed=manifests[modality].packed,
-            mean_tokens=float(composition.mean_tokens[modality]),
-            tokens=base.tokens * float(composition.weights[modality]),
+    def resolve(self, point: Point, name: str, values: dict[str, Scalar]) -> RunPlan:
+        """The plan of the run at `point`. Raises RuleError where values do not go together, and SpecError."""
+        if any(isinstance(setting.value, Budget) for setting in point):
+            point = tuple(self._spent(point))
+        base = self.loaded.base(point)
+        sections = [section for field, section in base.__dict__.items() if field != "seed"]
+        unseeded = self._once(lambda: self._run(base), "run", (), *sections)
+        run = replace(unseeded, name=name, seed=base.seed, point=values)
+        return replace(run, id=self.identity.of(run))
+
+    def _once(self, make: Callable[[], T], kind: str, numbers: tuple[int | float, ...], *sources: object) -> T:
+        """`make()`, once for these `numbers` and the same `sources`."""
+        key = (kind, numbers, *map(id, sources))
+        kept = self._kept.get(key)
+        if kept is None:
+            # The sources are kept too: another object must not take their identity.
+            kept = self._kept[key] = (make(), sources)
+        result: T = kept[0]
+        return result
+
+    def _spent(self, point: Point) -> Iterable[Setting]:
+        """`point`, its FLOP budget turned into tokens."""
+        for setting in point:
+            if not isinstance(setting.value, Budget):
+                yield setting
+                continue
+            # Any number will do for the sections that tokens follow from, but those of absolute mix stages.
+            tokens = 1e18
+            for _ in range(4):
+                base = self.loaded.base(
+                    Setting("tokens", tokens, setting.where) if one is setting else one for one in point
+                )
+                manifests, vocabulary = self._sources(base)
+                shape = self._shape(base, vocabulary)
+                mean = tokens / float(self._composition(base, manifests).sequences)
+                found = math.floor(setting.value.flops * mean / (cost.position_flops(shape).total * shape.positions))
+                if found == tokens:
+                    break
+                tokens = float(max(found, 1))
+            yield Setting("tokens", tokens, setting.where)
+
+    def _sources(self, base: Base) -> tuple[dict[str, Manifest], Vocabulary]:
+        """The manifests by modality, in order of name (the order in which a study lists them decides nothing)."""
+
+        def read() -> tuple[dict[str, Manifest], Vocabulary]:
+            manifests = {
+                modality: self.catalogue.manifest(base.modalities[modality].data, modality)
+                for modality in sorted(base.modalities)
+            }
+            return manifests, unify(manifests)
+
+        return self._once(read, "sources", (), base.modalities)
+
+    def _shape(self, base: Base, vocabulary: Vocabulary) -> Shape:
+        return self._once(
+            lambda: Shape(*resolve_shape(base.model), vocabulary.size, base.sequence_length),
+            "shape",
+            (base.sequence_length,),
+            base.model,
+            vocabulary,
         )
-        for modality, spec in specs.items()
-    }
-    positions = float(length * batch.physical * steps)
-    flops = cost.position_flops(shape)
-    shares = {modality: plan.share for modality, plan in modalities.items()}
-    means = {modality: plan.mean_tokens for modality, plan in modalities.items()}
-    scored = cost.scored_share(noises, shares, means, length)
-    run = RunPlan(
-        id="",
-        name=name,
-        seed=base.seed,
-        point=point,
-        tokens=base.tokens,
-        steps=steps,
-        sequence_length=length,
-        model=ModelPlan(
-            width=shape.width,
-            depth=shape.depth,
-            heads=shape.heads,
-            ffn=shape.ffn,
-            vocabulary=vocabulary.size,
-            parameters=cost.count_parameters(shape),
-        ),
-        vocabulary=vocabulary,
-        modalities=modalities,
-        batch=batch,
-        optimizer=optimizer,
-        clip=clip,
-        groups=transfer.groups(optimizer, scale, shape),
-        multipliers=transfer.multipliers(scale, shape),
-        schedule=_schedule(base.schedule, steps, batch.kappa),
-        parallel=ParallelPlan(shard=base.parallel.shard),
-        evaluation=EvaluationPlan(sequences=base.evaluation.sequences, every=base.evaluation.every),
-        checkpoint=CheckpointPlan(every=base.checkpoint.every, keep=base.checkpoint.keep),
-        log_every=base.log_every,
-        dtype=base.dtype,
-        epochs=_epochs(modalities, manifests, composition, batch.physical * steps, length),
-        flops=flops.total * positions,
-        hardware_flops=(flops.total - flops.head * (1 - scored)) * positions,
-        memory=cost.memory(shape, batch.micro, base.parallel.shard, base.dtype),
-        device_hours=cost.device_hours(flops.total * positions, device),
+
+    def _composition(self, base: Base, manifests: dict[str, Manifest]) -> Composition:
+        specs = {modality: base.modalities[modality] for modality in manifests}
+        return self._once(
+            lambda: compose(specs, base.mix, manifests, base.sequence_length, base.tokens),
+            "composition",
+            (base.sequence_length, base.tokens),
+            base.modalities,
+            base.mix,
+        )
+
+    def _run(self, base: Base) -> RunPlan:
+        """The plan of `base`, but for its name, point and id."""
+        length = base.sequence_length
+        manifests, vocabulary = self._sources(base)
+        composition = self._composition(base, manifests)
+        shape = self._shape(base, vocabulary)
+        modalities = self._once(
+            lambda: _modalities(base, manifests, composition), "modalities", (), base.modalities, composition
+        )
+        batch = resolve_batch(base, shape, self.cluster.accelerator)
+        sequences = composition.sequences
+        steps = sequences.numerator // (sequences.denominator * batch.physical)
+        if steps < 1:
+            least = math.ceil(base.tokens * batch.physical / float(sequences))
+            what = f"{base.tokens:,.0f} tokens are fewer than one step of {batch.physical} sequences"
+            step = ("batch.physical", "batch", "sequence_length")
+            raise RuleError("tokens", what, f"give at least {least:,}, or a smaller batch", also=step)
+        drawn = steps * batch.physical
+        optimizer, clip = self._once(
+            lambda: transfer.reparameterize(base.optimizer, batch.kappa), "optimizer", (batch.kappa,), base.optimizer
+        )
+        scale = self._once(
+            lambda: transfer.scale(base.transfer, base.model, shape), "scale", (), base.transfer, base.model, shape
+        )
+        groups = self._once(
+            lambda: with_exceptions(transfer.groups(optimizer, scale, shape), base.optimizer.modules, shape),
+            "groups",
+            (),
+            optimizer,
+            scale,
+            base.optimizer,
+        )
+        # Whole steps may end before a late stage begins.
+        stages = self._once(
+            lambda: tuple(stage for stage in composition.stages if stage.start < drawn), "mix", (drawn,), composition
+        )
+        epochs = self._once(
+            lambda: _epochs(modalities, manifests, composition, drawn, length), "epochs", (drawn,), modalities
+        )
+        scored = self._once(lambda: _scored(modalities, length), "scored", (length,), modalities)
+        parallel = self._once(lambda: parallel_plan(base), "parallel", (), base.parallel)
+        positions = float(length * drawn)
+        flops = cost.position_flops(shape).total * positions
+        return RunPlan(
+            id="",
+            name="",
+            seed=0,
+            point={},
+            tokens=base.tokens,
+            steps=steps,
+            sequence_length=length,
+            model=self._once(lambda: _model(shape), "model", (), shape),
+            vocabulary=vocabulary,
+            modalities=modalities,
+            mix=stages,
+            batch=batch,
+            optimizer=optimizer,
+            clip=clip,
+            groups=groups,
+            multipliers=self._once(lambda: transfer.multipliers(scale, shape), "multipliers", (), scale, shape),
+            schedule=_schedule(base.schedule, steps, batch, float(sequences) / base.tokens),
+            parallel=parallel,
+            evaluation=EvaluationPlan(sequences=base.evaluation.sequences, every=base.evaluation.every),
+            checkpoint=CheckpointPlan(every=base.checkpoint.every, keep=base.checkpoint.keep),
+            log_every=base.log_every,
+            dtype=base.dtype,
+            epochs=epochs,
+            flops=flops,
+            hardware_flops=cost.hardware_flops(shape, scored, parallel.activation_checkpoint) * positions,
+            memory=cost.memory(shape, batch.micro, parallel, base.dtype),
+            device_hours=flops / self.cluster.sustained(base.dtype) / 3600,
+        )
+
+
+def _model(shape: Shape) -> ModelPlan:
+    return ModelPlan(
+        width=shape.width,
+        depth=shape.depth,
+        heads=shape.heads,
+        ffn=shape.ffn,
+        vocabulary=shape.vocabulary,
+        parameters=cost.count_parameters(shape),
     )
-    return msgspec.structs.replace(run, id=run_id(run))
+
+
+def _modalities(base: Base, manifests: dict[str, Manifest], composition: Composition) -> dict[str, ModalityPlan]:
+    return {
+        modality: ModalityPlan(
+            weight=composition.weights[modality],
+            share=composition.shares[modality],
+            data=base.modalities[modality].data,
+            digest=manifest.digest,
+            noise=_noise(base.modalities[modality].noise),
+            segments=tuple(segment.vocabulary for segment in manifest.segments),
+            packed=manifest.packed,
+            mean_tokens=composition.mean_tokens[modality],
+            tokens=base.tokens * composition.weights[modality],
+        )
+        for modality, manifest in manifests.items()
+    }
 
 
 def _noise(spec: NoiseSpec) -> Noise:
     """Without what has no effect, so that it does not decide the run's id."""
-    return Noise(kind=spec.kind, power=spec.power if spec.kind == "polynomial" else 1.0)
+    if spec.kind == "polynomial":
+        return Noise(kind=spec.kind, power=spec.power)
+    if spec.kind == "log-linear":
+        return Noise(kind=spec.kind, eps=spec.eps)
+    if spec.kind == "table":
+        t = spec.t or tuple(i / (len(spec.alpha) - 1) for i in range(len(spec.alpha)))
+        return Noise(kind=spec.kind, t=t, alpha=spec.alpha)
+    return Noise(kind=spec.kind)
 
 
-def _batch(base: Base) -> BatchPlan:
-    """Logical, physical and micro batch, in sequences; κ = physical / logical."""
-    spec, shard = base.batch, base.parallel.shard
-    critical = transfer.critical_batch(base.transfer, base.tokens, base.sequence_length)
-    logical = spec.logical
-    if logical is None and base.transfer is not None:
-        logical = transfer.logical_batch(base.transfer, base.tokens)
-    physical = spec.physical or _auto_physical(logical, critical, spec, shard)
-    if logical is None:
-        logical = float(physical)
-    if physical % shard:
-        what = f"{physical} sequences do not divide over {shard} ranks"
-        raise RuleError("batch.physical", what, f"use a multiple of {shard}", also=("parallel.shard", "batch"))
-    local = physical // shard
-    micro = spec.micro or max(d for d in range(1, min(local, MAX_MICRO) + 1) if local % d == 0)
-    if local % micro:
-        what = f"{micro} does not divide the {local} sequences that a rank has of a step"
-        also = ("batch.physical", "parallel.shard", "batch")
-        raise RuleError("batch.micro", what, f"use a divisor of {local}, or auto", also=also)
-    return BatchPlan(
-        logical=logical,
-        physical=physical,
-        micro=micro,
-        accumulation=local // micro,
-        kappa=physical / logical,
-        critical=critical,
+def _scored(modalities: dict[str, ModalityPlan], length: int) -> float:
+    return cost.scored_share(
+        {name: plan.noise for name, plan in modalities.items()},
+        {name: plan.share for name, plan in modalities.items()},
+        {name: plan.mean_tokens for name, plan in modalities.items()},
+        length,
     )
 
 
-def _check_critical(base: Base, batch: BatchPlan) -> None:
-    """Raises RuleError where the physical batch is above the critical one and the study does not allow it."""
-    if batch.critical is not None and batch.physical > batch.critical and not base.batch.allow_supercritical:
-        what = f"{batch.physical} sequences are above the critical batch, {batch.critical:.4g}"
-        todo = "lower it, or set batch.allow_supercritical: true"
-        also = ("tokens", "sequence_length", "transfer.critical", "transfer")
-        raise RuleError("batch.physical", what, todo, also=also)
-
-
-def _auto_physical(logical: float | None, critical: float | None, spec: BatchSpec, shard: int) -> int:
-    """The logical batch as a whole number of sequences: at most the critical batch, a multiple of the ranks."""
-    if logical is None:
-        what = "auto follows the logical batch, which is auto too without a transfer"
-        raise RuleError("batch.physical", what, "give one of them a number", also=("batch.logical", "transfer"))
-    most = logical if critical is None or spec.allow_supercritical else min(logical, math.floor(critical))
-    return max(shard, round(most) // shard * shard)
-
-
-def _schedule(spec: ScheduleSpec, steps: int, kappa: float) -> SchedulePlan:
+def _schedule(spec: ScheduleSpec, steps: int, batch: BatchPlan, sequences_per_token: float) -> SchedulePlan:
     """Physical steps: w logical steps of warm-up are w / κ, at most `warmup_cap` of the run."""
-    warmup = min(round(spec.warmup / kappa), math.floor(spec.warmup_cap * steps))
+    if spec.warmup.steps is not None:
+        wanted = spec.warmup.steps / batch.kappa
+    else:
+        wanted = (spec.warmup.tokens or 0.0) * sequences_per_token / batch.physical
+    warmup = min(round(wanted), math.floor(spec.warmup_cap * steps))
     decay = round(spec.decay * steps) if spec.kind == "wsd" else 0
     if warmup + decay > steps:
         what = f"{decay} steps of decay and {warmup} of warm-up are more than the run's {steps}"
@@ -188,7 +270,7 @@ def _epochs(
 ) -> dict[str, float]:
     """Passes over each data source: sequences drawn from it over those it has."""
     epochs: dict[str, float] = {}
-    for name, plan in modalities.items():
-        drawn = float(sequences * composition.shares[name])
-        epochs[plan.data] = epochs.get(plan.data, 0.0) + drawn / available(manifests[name], length)
+    for name, drawn in composition.drawn(sequences).items():
+        data = modalities[name].data
+        epochs[data] = epochs.get(data, 0.0) + drawn / available(manifests[name], length)
     return epochs

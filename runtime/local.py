@@ -15,13 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import read_status, store_folder, study_folder, write_atomically
+from compiler.source import Source
 from runtime.worker import Answer, Job, hold, write_status
 
 Report = Callable[[RunPlan, Answer], None]
@@ -108,12 +109,14 @@ def ending(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def prepare(plan: StudyPlan, study_file: Path, out: Path) -> None:
+def prepare(plan: StudyPlan, study_file: Path, overrides: Sequence[str], out: Path) -> None:
     """Write the study's folder, and a folder for each of its runs in the store."""
     folder = study_folder(out, plan.study)
     links = folder / "runs"
     links.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "study.yaml", study_file.read_bytes())
+    source = Source(file=str(study_file.resolve()), overrides=tuple(overrides), digest=plan.digest)
+    write_atomically(folder / "source.json", msgspec.json.encode(source))
     write_atomically(folder / "plan.json", msgspec.json.encode(plan))
     for run in plan.runs:
         home = store_folder(out, run.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +32,7 @@ REFRESH = 0.5
 def run_study(
     plan: StudyPlan,
     study_file: Path,
+    overrides: Sequence[str],
     out: Path,
     *,
     workers: int | None = None,
@@ -45,7 +47,7 @@ def run_study(
     sources = sorted({modality.data for run in plan.runs for modality in run.modalities.values()})
     for source in sources:
         build(source, data_root)
-    prepare(plan, study_file, out)
+    prepare(plan, study_file, overrides, out)
     unfinished = [run for run in plan.runs if read_status(store_folder(out, run.id)).state != "done"]
     skipped = len(plan.runs) - len(unfinished)
     if skipped:

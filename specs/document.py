@@ -7,10 +7,10 @@ are numbers; `on`, `off`, `yes` and `no` are words), which PyYAML's own resolver
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml  # type: ignore[import-untyped]
 
@@ -22,18 +22,19 @@ Parts: TypeAlias = tuple[str | int, ...]
 COMMAND_LINE = "command line"
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+_VALUES = {yaml.ScalarEvent, yaml.AliasEvent, yaml.MappingStartEvent, yaml.SequenceStartEvent, *_ENDS}
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a value was written. On the command line, `line` is the number of the override."""
 
     file: str
@@ -42,11 +43,12 @@ class Origin:
 
 @dataclass
 class Document:
-    """A study as written: `data`, and the origin of each of its values by path."""
+    """A study as written: `data`, and the origin of each of its values by path. `files` are all that were read."""
 
     data: dict[str, Any]
     file: str
     origins: dict[Parts, Origin] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def origin(self, parts: Parts) -> Origin:
         """Where the value at `parts` was written, or else the nearest value around it."""
@@ -69,7 +71,7 @@ def dotted(parts: Parts) -> str:
 def read_document(path: Path) -> Document:
     """Read the study file at `path`. Raises SpecError where it cannot be read or is not a YAML mapping."""
     text = _read(path)
-    document = Document({}, str(path))
+    document = Document({}, str(path), files=(path,))
     data = parse(text, document.file, document.origins)
     if not isinstance(data, dict):
         what = "the file is empty" if data is None else "the file is not a mapping of keys to values"
@@ -108,7 +110,6 @@ def parse(text: str, file: str, origins: dict[Parts, Origin], at: Parts = (), li
     reader = _Reader(file, origins, line)
     try:
         reader.scan(text, at)
-        node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = "YAML syntax: " + " ".join(f"{error.context or ''} {error.problem or ''}".split())
@@ -116,63 +117,96 @@ def parse(text: str, file: str, origins: dict[Parts, Origin], at: Parts = (), li
     except yaml.YAMLError as error:
         what = " ".join(str(error).split())
         raise reader.refuse(None, at, f"YAML syntax: {what}", "remove the character") from None
-    return None if node is None else reader.construct(node, at)
+    return reader.build(0, at)[0] if reader.events else None
 
 
 class _Reader:
-    """Builds data from YAML nodes, recording origins, within the limits."""
+    """Builds data from YAML's events, recording origins, within the limits."""
 
     def __init__(self, file: str, origins: dict[Parts, Origin], line: int | None) -> None:
         self.file, self.origins, self.line, self.nodes = file, origins, line, 0
+        self.events: list[Any] = []
+        self.aliased: dict[int, int] = {}
 
     def refuse(self, mark: yaml.Mark | None, path: Parts, what: str, todo: str) -> SpecError:
         return SpecError([Problem(self.file, self._line(mark), dotted(path) or "file", what, todo)])
 
     def scan(self, text: str, at: Parts) -> None:
-        """Refuse tags, deep nesting and a second document before any recursion over the nodes."""
+        """Collect the events of values, and which one each alias stands for. Tags, deep nesting and a second document
+        are refused before any recursion."""
         depth, documents = 0, 0
+        anchors: dict[str, int] = {}
         for event in yaml.parse(text, Loader=_Loader):
-            mark = event.start_mark
-            if isinstance(event, yaml.DocumentStartEvent):
+            kind, mark = type(event), event.start_mark
+            if kind is yaml.DocumentStartEvent:
                 documents += 1
                 if documents > 1:
                     raise self.refuse(mark, at, "there is a second YAML document", "keep one document in a file")
-            if getattr(event, "tag", None) is not None:
-                raise self.refuse(mark, at, f"YAML tag '{event.tag}' is refused", "write a plain value")
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-                if depth > MAX_DEPTH:
-                    raise self.refuse(mark, at, f"nested deeper than {MAX_DEPTH} levels", "flatten it")
-            elif isinstance(event, yaml.CollectionEndEvent):
+            if kind not in _VALUES:
+                continue
+            if kind is yaml.AliasEvent:
+                if event.anchor not in anchors:
+                    what = f"'*{event.anchor}' stands for nothing"
+                    raise self.refuse(mark, at, f"YAML syntax: {what}", f"write '&{event.anchor}' at a value before it")
+                self.aliased[len(self.events)] = anchors[event.anchor]
+            elif kind in _ENDS:
                 depth -= 1
+            else:
+                if event.tag is not None:
+                    raise self.refuse(mark, at, f"YAML tag '{event.tag}' is refused", "write a plain value")
+                if event.anchor is not None:
+                    anchors[event.anchor] = len(self.events)
+                if kind is not yaml.ScalarEvent:
+                    depth += 1
+                    if depth > MAX_DEPTH:
+                        raise self.refuse(mark, at, f"nested deeper than {MAX_DEPTH} levels", "flatten it")
+            self.events.append(event)
+            if len(self.events) > 2 * MAX_NODES:  # each value has a key, or an end
+                raise self._crowded(mark, at)
 
-    def construct(self, node: yaml.Node, path: Parts) -> Any:
+    def build(self, index: int, path: Parts) -> tuple[Any, int]:
+        """The value whose events start at `index`, and the index after them."""
+        event = self.events[index]
         self.nodes += 1
         if len(path) > 2 * MAX_DEPTH:  # an alias within what it stands for
-            raise self.refuse(node.start_mark, path[:2], "aliases nest too deep", "write the values out")
+            raise self.refuse(event.start_mark, path[:2], "aliases nest too deep", "write the values out")
         if self.nodes > MAX_NODES:
-            what = f"more than {MAX_NODES:,} values, aliases expanded"
-            raise self.refuse(node.start_mark, path, what, "write fewer values or aliases")
-        self.origins[path] = Origin(self.file, self._line(node.start_mark))
-        if isinstance(node, yaml.MappingNode):
-            return dict(self._items(node, path))
-        if isinstance(node, yaml.SequenceNode):
-            return [self.construct(child, (*path, index)) for index, child in enumerate(node.value)]
-        return node.value if node.style else plain(node.value)
+            raise self._crowded(event.start_mark, path)
+        kind = type(event)
+        if kind is yaml.AliasEvent:
+            value, _ = self.build(self.aliased[index], path)
+            return value, index + 1
+        self.origins[path] = Origin(self.file, self._line(event.start_mark))
+        if kind is yaml.ScalarEvent:
+            return (event.value if event.style else plain(event.value)), index + 1
+        if kind is yaml.MappingStartEvent:
+            return self._mapping(index + 1, path)
+        items: list[Any] = []
+        index += 1
+        while type(self.events[index]) is not yaml.SequenceEndEvent:
+            value, index = self.build(index, (*path, len(items)))
+            items.append(value)
+        return items, index + 1
 
-    def _items(self, node: yaml.MappingNode, path: Parts) -> Iterator[tuple[str, Any]]:
-        seen = set()
-        for key, value in node.value:
-            name = key.value
-            if not isinstance(key, yaml.ScalarNode) or not isinstance(name, str) or not name:
-                raise self.refuse(key.start_mark, path, "a key is not a word", "write 'name: value'")
-            if name in seen:
-                raise self.refuse(key.start_mark, (*path, name), "the key is written twice", "keep one of them")
-            seen.add(name)
-            built = self.construct(value, (*path, name))
+    def _mapping(self, index: int, path: Parts) -> tuple[dict[str, Any], int]:
+        items: dict[str, Any] = {}
+        while type(key := self.events[index]) is not yaml.MappingEndEvent:
+            mark = key.start_mark
+            if type(key) is yaml.AliasEvent:
+                key = self.events[self.aliased[index]]
+            name = key.value if type(key) is yaml.ScalarEvent else ""
+            if not name:
+                raise self.refuse(mark, path, "a key is not a word", "write 'name: value'")
+            if name in items:
+                raise self.refuse(mark, (*path, name), "the key is written twice", "keep one of them")
+            items[name], index = self.build(index + 1, (*path, name))
             # A missing or misspelt value is looked for at its key, which may stand above a long block.
-            self.origins[(*path, name)] = Origin(self.file, self._line(key.start_mark))
-            yield name, built
+            self.origins[(*path, name)] = Origin(self.file, self._line(mark))
+        return items, index + 1
+
+    def _crowded(self, mark: yaml.Mark, path: Parts) -> SpecError:
+        what = f"more than {MAX_NODES:,} values, aliases expanded"
+        return self.refuse(mark, path, what, "write fewer values or aliases")
 
     def _line(self, mark: yaml.Mark | None) -> int:
         if self.line is not None:
@@ -228,6 +262,25 @@ def _assign(document: Document, assignment: str, number: int) -> None:
     for stale in [path for path in document.origins if path[: len(parts)] == parts]:
         del document.origins[stale]
     document.origins.update(origins)
+
+
+def replaced(data: Any, parts: Sequence[str | int], value: Any) -> Any:
+    """`data` with `value` at `parts`, sharing what it leaves alone, and making mappings that are missing.
+
+    Raises KeyError with the part that does not exist and cannot be made.
+    """
+    if not parts:
+        return value
+    part, rest = parts[0], parts[1:]
+    if isinstance(data, list):
+        index = int(part) if str(part).isdigit() else len(data)
+        if index >= len(data):
+            raise KeyError(part)
+        return [*data[:index], replaced(data[index], rest, value), *data[index + 1 :]]
+    if data is not None and not isinstance(data, dict):
+        raise KeyError(part)
+    held = data or {}
+    return held | {str(part): replaced(held.get(str(part)), rest, value)}
 
 
 def assign(data: dict[str, Any], parts: Parts, value: Any) -> None:

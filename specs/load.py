@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
 from specs import interpolation
-from specs.document import COMMAND_LINE, Document, Parts, assign, override, read_document
+from specs.document import COMMAND_LINE, Document, Origin, Parts, override
 from specs.errors import Problem, RuleError, SpecError
+from specs.interpolation import InterpolationError
 from specs.messages import explain
+from specs.reuse import compose
+from specs.sections import Sections, Setting
 from specs.study import Base, Study
 
 
-class Setting(NamedTuple):
-    """A value that an axis gives to `path` (dotted, from `base`), written at `where` in the document."""
-
-    path: str
-    value: Any
-    where: Parts
-
-
-@dataclass(frozen=True)
+@dataclass
 class LoadedStudy:
-    """A study whose outside is checked. `interpolates`: its base holds interpolations, resolved anew at each point."""
+    """A study whose outside is checked."""
 
     study: Study
     document: Document
-    interpolates: bool
+    sections: Sections = field(init=False)
+    _template: Base | None = None
+    _varied: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.sections = Sections(self.document.data)
 
     def base(self, point: Iterable[Setting] = ()) -> Base:
         """The base with a point's values set. Raises SpecError, each problem on the line that caused it."""
-        settings = tuple(point)
-        data = self.document.data["base"]
-        for setting in settings:
-            data = self._set(data, setting, settings)
-        if self.interpolates:
-            data = self._resolve(data, settings)
+        settings: dict[str, list[Setting]] = {}
+        for setting in point:
+            settings.setdefault(setting.path.partition(".")[0], []).append(setting)
+        if self._template is None:
+            self._template = self._whole(settings)
+            self._varied.update(self.sections.derived)
+        self._varied.update(settings)
         try:
-            return Base.model_validate(data)
-        except ValidationError as error:
-            found = explain(error, Base)
-            raise SpecError(self._place(parts, what, todo, settings) for parts, what, todo in found) from None
+            update = {name: self.sections.validated(name, settings) for name in self._varied}
+        except Exception:
+            return self._whole(settings)  # which says what is wrong, or knows the default of what is not written
+        return self._template.model_copy(update=update)
 
     def problem(self, fault: RuleError, point: Iterable[Setting] = ()) -> Problem:
         """`fault` with its place: of the first of its paths that an axis or the command line set, else its own."""
@@ -53,56 +54,69 @@ class LoadedStudy:
         chosen = next((parts for parts in paths if self._is_varied(parts, settings)), paths[0])
         return self._place(chosen, fault.what, fault.todo, settings)
 
+    def origin(self, path: str, point: Iterable[Setting] = ()) -> Origin | None:
+        """Where the value at `path` (dotted, from `base`) was written; None for a default."""
+        parts: Parts = ("base", *path.split("."))
+        setting = responsible(parts[1:], tuple(point))
+        if setting is not None:
+            return self.document.origin(setting.where)
+        whole = tuple(int(part) if isinstance(part, str) and part.isdigit() else part for part in parts)
+        written = self.document.origins.get(whole)
+        if written is None and self._is_short(whole[:-1]):
+            return self.document.origins.get(whole[:-1])  # a short form, such as `noise: linear`
+        return written
+
+    def _is_short(self, parts: Parts) -> bool:
+        """Whether something other than a mapping or list is written at `parts`."""
+        here: Any = self.document.data
+        for part in parts:
+            try:
+                here = here[part]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return here is not None and not isinstance(here, dict | list)
+
     def overridden(self, path: str) -> bool:
         """Whether the command line sets the very value at `path` (dotted, from `base`)."""
         origin = self.document.origins.get(("base", *path.split(".")))
         return origin is not None and origin.file == COMMAND_LINE
 
+    def _whole(self, settings: dict[str, list[Setting]]) -> Base:
+        """The base with settings (by section), validated at once, so that all that is wrong is told."""
+        flat = tuple(setting for some in settings.values() for setting in some)
+        data: dict[str, Any] = {}
+        for name in dict.fromkeys((*self.document.data["base"], *settings)):
+            try:
+                data[name] = self.sections.plain(name, settings)
+            except KeyError as error:
+                setting = settings[name][0]
+                what = f"there is no '{error.args[0]}' to set in '{setting.path}'"
+                place = self._place(tuple(setting.path.split(".")), what, "write what is around it as a mapping", flat)
+                raise SpecError([place]) from None
+            except InterpolationError as error:
+                what = f"{error.what} (at this point of the axes)" if flat else error.what
+                raise SpecError([self._place(error.parts[1:] or (name,), what, error.todo, flat)]) from None
+        try:
+            return Base.model_validate(data)
+        except ValidationError as error:
+            found = explain(error, Base)
+            raise SpecError(self._place(parts, what, todo, flat) for parts, what, todo in found) from None
+
     def _is_varied(self, parts: Parts, settings: tuple[Setting, ...]) -> bool:
         on_command_line = self.document.origin(("base", *parts)).file == COMMAND_LINE
-        return on_command_line or _responsible(parts, settings) is not None
+        return on_command_line or responsible(parts, settings) is not None
 
     def _place(self, parts: Parts, what: str, todo: str, settings: tuple[Setting, ...]) -> Problem:
-        setting = _responsible(parts, settings)
+        setting = responsible(parts, settings)
         place = self.document.problem(("base", *parts), what, todo)
         if setting is None:
             return place
         origin = self.document.origin(setting.where)
         return Problem(origin.file, origin.line, place.path, what, todo)
 
-    def _set(self, data: Any, setting: Setting, settings: tuple[Setting, ...]) -> Any:
-        """`data` with the setting, sharing what it leaves alone."""
-        parts = tuple(setting.path.split("."))
-        copy = dict(data)
-        here = copy
-        for part in parts[:-1]:
-            child = here.get(part)
-            if isinstance(child, dict):
-                here[part] = dict(child)
-                here = here[part]
-        try:
-            assign(copy, parts, setting.value)
-        except (KeyError, IndexError) as error:
-            what = f"'{error.args[0]}' holds no keys, so '{setting.path}' cannot be set"
-            problem = self._place(parts, what, f"write '{error.args[0]}' as a mapping", settings)
-            raise SpecError([problem]) from None
-        return copy
 
-    def _resolve(self, data: dict[str, Any], settings: tuple[Setting, ...]) -> dict[str, Any]:
-        from omegaconf.errors import OmegaConfBaseException
-
-        root = {key: value for key, value in self.document.data.items() if key != "axes"} | {"base": data}
-        try:
-            base: dict[str, Any] = interpolation.resolve(root)["base"]
-        except OmegaConfBaseException as error:
-            what = f"an interpolation fails at this point of the axes ({str(error).splitlines()[0]})"
-            parts: Parts = tuple(settings[0].path.split(".")) if settings else ()
-            raise SpecError([self._place(parts, what, "interpolate a value that every point has", settings)]) from None
-        return base
-
-
-def _responsible(parts: Parts, settings: tuple[Setting, ...]) -> Setting | None:
-    """The setting that wrote the value at `parts`, or part of it."""
+def responsible(parts: Parts, settings: tuple[Setting, ...]) -> Setting | None:
+    """The setting that wrote the value at `parts` (from `base`), or part of it."""
     for setting in settings:
         path = tuple(setting.path.split("."))
         shared = min(len(path), len(parts))
@@ -112,12 +126,14 @@ def _responsible(parts: Parts, settings: tuple[Setting, ...]) -> Setting | None:
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
-    """Read a study's file, set the `key=value` overrides and check all but its base. Raises SpecError."""
-    document = read_document(path)
+    """Read a study's file and what it includes, set the `key=value` overrides and check all but its base.
+
+    Raises SpecError.
+    """
+    document = compose(path)
     override(document, overrides)
     data = document.data
-    interpolates = interpolation.check(document)
-    if interpolates:
+    if interpolation.check(document):
         data = interpolation.resolve(data)
     try:
         study = Study.model_validate(data)
@@ -126,4 +142,4 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
     if study.study == "store":
         what, todo = "the name 'store' is taken by the folder of all runs", "choose another name"
         raise SpecError([document.problem(("study",), what, todo)])
-    return LoadedStudy(study, document, any(interpolation.interpolated(document.data["base"])))
+    return LoadedStudy(study, document)

@@ -44,7 +44,8 @@ def _words(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         return "has too few entries", f"give at least {last + 1}"
     if kind == "missing":
         section = section_at(model, tuple(around))
-        described = section.model_fields[str(last)].description if section else None
+        fields = {field.alias or name: field for name, field in section.model_fields.items()} if section else {}
+        described = fields[str(last)].description if last in fields else None
         return "missing", f"write {described or last}"
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
@@ -80,8 +81,9 @@ def section_at(model: type[BaseModel], parts: Parts) -> type[BaseModel] | None:
     here: Any = model
     for part in parts:
         if isinstance(here, type) and issubclass(here, BaseModel):
-            here = _inner(here.model_fields[part].annotation) if part in here.model_fields else None
-        elif typing.get_origin(here) in (dict, list):
+            fields = {field.alias or name: field for name, field in here.model_fields.items()}
+            here = _inner(fields[part].annotation) if part in fields else None
+        elif typing.get_origin(here) in (dict, list, tuple):
             here = _inner(typing.get_args(here)[-1])
         else:
             return None
@@ -91,7 +93,7 @@ def section_at(model: type[BaseModel], parts: Parts) -> type[BaseModel] | None:
 def known_keys(model: type[BaseModel], parts: Parts) -> list[str]:
     """The keys that the section at `parts` may hold; empty where any may, or none."""
     section = section_at(model, parts)
-    return list(section.model_fields) if section else []
+    return [field.alias or name for name, field in section.model_fields.items()] if section else []
 
 
 def _inner(annotation: Any) -> Any:

@@ -8,11 +8,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from compiler.clusters import find_cluster
 from compiler.plan import (
     BatchPlan,
     CheckpointPlan,
     EvaluationPlan,
     Memory,
+    MixStage,
     ModalityPlan,
     ModelPlan,
     Multipliers,
@@ -74,6 +76,13 @@ def run_plan(width: int, params: int, tokens: float, seed: int, modalities: dict
         ),
         vocabulary=Vocabulary(size=1900, parts=(VocabularyPart(name="text", offset=0, size=512),), specials={}),
         modalities=modalities,
+        mix=(
+            MixStage(
+                start=0,
+                weights={m: plan.weight for m, plan in modalities.items()},
+                shares={m: plan.share for m, plan in modalities.items()},
+            ),
+        ),
         batch=BatchPlan(logical=8.0, physical=8, micro=8, accumulation=1, kappa=1.0, critical=None),
         optimizer=OptimizerPlan(lr=4e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1),
         clip=None,
@@ -117,7 +126,16 @@ def make_study(
     totals = Totals(
         runs=len(runs), tokens=sum(r.tokens for r in runs), flops=sum(r.flops for r in runs), device_hours=0.1
     )
-    plan = StudyPlan(study=name, digest="d1ge57", warnings=(), totals=totals, runs=runs)
+    plan = StudyPlan(
+        study=name,
+        digest="d1ge57",
+        warnings=(),
+        cluster=find_cluster("local"),
+        excluded=0,
+        hours=0.1,
+        totals=totals,
+        runs=runs,
+    )
     folder = study_folder(out, name)
     (folder / "runs").mkdir(parents=True)
     (folder / "plan.json").write_bytes(msgspec.json.encode(plan))

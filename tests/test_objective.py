@@ -121,7 +121,10 @@ def brute_force(
     return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize(("noise", "ranks"), [("linear", 1), ("linear", 2), ("cosine", 1)])
+TABLE = "{kind: table, alpha: [1, 0.8, 0.1, 0]}"
+
+
+@pytest.mark.parametrize(("noise", "ranks"), [("linear", 1), ("linear", 2), ("cosine", 1), (TABLE, 1)])
 def test_loss_and_gradient_are_the_nelbo_through_the_trainer(tmp_path: Path, noise: str, ranks: int) -> None:
     run = write_plan(tmp_path, noise, ranks)
     assert run.batch.accumulation == 8 // ranks

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,37 +14,80 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.compile import compile_study
-from compiler.plan import Noise, RunPlan
+from compiler.plan import MixStage, Noise, RunPlan
 from runtime.training.loader import NoisedLoader, times, uniforms
 from runtime.training.noise import alpha, weight
 from runtime.training.stream import Mix
 from tests.tiny import write_study
 
-SHARES = st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6).map(
-    lambda raw: {f"m{i}": value / sum(raw) for i, value in enumerate(raw)}
-)
+NAMES = ("m0", "m1", "m2", "m3", "m4")
 
 
-@given(SHARES, st.integers(0, 5000), st.integers(1, 300))
-def test_mix_is_exact_over_any_window(shares: dict[str, float], start: int, size: int) -> None:
-    modality, _ = Mix(shares).window(start, start + size)
+@st.composite
+def mixes(draw: st.DrawFn, stages: int = 4) -> tuple[MixStage, ...]:
+    """Stages of a mix of up to five modalities; some of them may be absent from a stage."""
+    names = NAMES[: draw(st.integers(1, len(NAMES)))]
+    weights = st.tuples(*[st.just(0.0) | st.floats(0.001, 1.0) for _ in names]).filter(any)
+    starts = sorted(draw(st.sets(st.integers(1, 400), max_size=stages - 1)))
+    drawn = [(start, draw(weights)) for start in (0, *starts)]
+    shares = [
+        (start, {name: weight / sum(own) for name, weight in zip(names, own, strict=True)}) for start, own in drawn
+    ]
+    return tuple(MixStage(start=start, weights=own, shares=own) for start, own in shares)
+
+
+def mix_of(stages: tuple[MixStage, ...]) -> Mix:
+    return Mix(tuple(stages[0].shares), stages)
+
+
+@given(mixes(stages=1), st.integers(0, 10**12), st.integers(1, 300))
+def test_mix_is_exact_over_any_window(stages: tuple[MixStage, ...], start: int, size: int) -> None:
+    modality, _ = mix_of(stages).window(start, start + size)
     assert len(modality) == size
-    for m, share in enumerate(shares.values()):
-        assert abs((modality == m).sum() - share * size) <= len(shares)
+    for m, share in enumerate(stages[0].shares.values()):
+        assert abs((modality == m).sum() - share * size) <= len(stages[0].shares)
 
 
-@given(SHARES, st.integers(1, 200), st.data())
-def test_mix_counts_every_sequence_once_and_windows_join(
-    shares: dict[str, float], size: int, data: st.DataObject
-) -> None:
-    cut = data.draw(st.integers(0, size))
-    mix = Mix(shares)
+@given(mixes(), st.data())
+def test_any_window_of_the_stream_is_a_slice_of_the_whole(stages: tuple[MixStage, ...], data: st.DataObject) -> None:
+    mix, size = mix_of(stages), stages[-1].start + 200
+    start = data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size))
     modality, index = mix.window(0, size)
-    halves = [mix.window(0, cut), mix.window(cut, size)]
-    assert np.array_equal(modality, np.concatenate([half[0] for half in halves]))
-    assert np.array_equal(index, np.concatenate([half[1] for half in halves]))
-    for m in range(len(shares)):
+    own_modality, own_index = mix.window(start, stop)
+    assert np.array_equal(modality[start:stop], own_modality)
+    assert np.array_equal(index[start:stop], own_index)
+    for m in range(len(stages[0].shares)):
         assert np.array_equal(index[modality == m], np.arange((modality == m).sum()))
+
+
+@given(mixes())
+def test_each_stage_is_exact_by_itself(stages: tuple[MixStage, ...]) -> None:
+    size = stages[-1].start + 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        modality, _ = mix_of(stages).window(0, size)
+    ends = [stage.start for stage in stages[1:]] + [size]
+    for stage, end in zip(stages, ends, strict=True):
+        here = modality[stage.start : end]
+        for m, share in enumerate(stage.shares.values()):
+            assert abs((here == m).sum() - share * len(here)) <= len(stage.shares)
+            if share == 0:
+                assert m not in here
+
+
+@given(mixes())
+def test_stages_are_joined_wherever_they_start(stages: tuple[MixStage, ...]) -> None:
+    far = tuple(msgspec.structs.replace(stage, start=stage.start * 10**10) for stage in stages)
+    mix = mix_of(far)
+    ahead = np.zeros(len(stages[0].shares))
+    for before, stage in itertools.pairwise(far):
+        ahead += np.array(list(before.shares.values())) * (stage.start - before.start)
+        modality, index = mix.window(stage.start - 50, stage.start + 50)
+        for m in set(modality.tolist()):
+            own = index[modality == m]
+            assert np.array_equal(own, np.arange(own[0], own[0] + len(own)))
+            assert abs(own[0] - ahead[m]) <= 50 + len(ahead) * len(far)
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 50))
@@ -62,19 +108,70 @@ def test_times_are_stratified_within_each_modality(step: int, modality: list[int
         assert np.allclose(np.diff(own), 1 / len(own))
 
 
-@pytest.mark.parametrize("noise", [Noise(kind="linear"), Noise(kind="cosine"), Noise(kind="polynomial", power=2.5)])
-def test_noise_weight_is_minus_alpha_prime_over_masked_share(noise: Noise) -> None:
-    t = torch.linspace(0.01, 1, 50, dtype=torch.float64, requires_grad=True)
+@st.composite
+def tables(draw: st.DrawFn) -> Noise:
+    """A schedule of straight lines from 1 down to 0."""
+    corners = draw(st.integers(0, 5))
+    inner = st.sets(st.integers(1, 999), min_size=corners, max_size=corners)
+    t, alphas = (sorted(value / 1000 for value in draw(inner)) for _ in range(2))
+    return Noise(kind="table", t=(0.0, *t, 1.0), alpha=(1.0, *reversed(alphas), 0.0))
+
+
+NOISES = (
+    st.sampled_from([Noise(kind="linear"), Noise(kind="cosine")])
+    | st.floats(0.25, 4).map(lambda power: Noise(kind="polynomial", power=power))
+    | st.floats(0, 0.5).map(lambda eps: Noise(kind="log-linear", eps=eps))
+    | tables()
+)
+
+
+@given(NOISES, st.integers(0, 2**31))
+def test_noise_weight_is_minus_alpha_prime_over_masked_share(noise: Noise, seed: int) -> None:
+    drawn = torch.from_numpy(np.random.default_rng(seed).uniform(0.05, 1, 50))
+    corners = torch.tensor([*noise.t[1:], 1.0], dtype=torch.float64)
+    t = torch.cat([drawn, corners]).requires_grad_()
     kept = alpha(noise, t)
     (slope,) = torch.autograd.grad(kept.sum(), t)
-    torch.testing.assert_close(weight(noise, t), -slope / (1 - kept))
+    torch.testing.assert_close(weight(noise, t), -slope / (1 - kept), rtol=1e-6, atol=1e-9)
+
+
+@given(NOISES)
+def test_alpha_falls_from_one_to_its_end(noise: Noise) -> None:
+    kept = alpha(noise, torch.linspace(0, 1, 201, dtype=torch.float64))
+    assert (kept.diff() < 0).all()
+    end = noise.eps if noise.kind == "log-linear" else 0.0
+    torch.testing.assert_close(kept[[0, -1]], torch.tensor([1.0, end], dtype=torch.float64))
+
+
+@given(NOISES)
+def test_the_expected_weight_of_a_token_is_the_fall_of_alpha(noise: Noise) -> None:
+    """A token is masked with probability 1 - α and then has the weight: over t that is the integral of -α'."""
+    nodes, areas = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(64))
+    knots = torch.tensor(noise.t or (0.0, 1.0), dtype=torch.float64)
+    half = knots.diff()[:, None] / 2
+    t = knots[:-1, None] + half * (1 + nodes)
+    # A power below 1 has a pole in its slope at 0: integrate over u with t = u^8 instead.
+    jacobian = 8 * t**7
+    moved = t**8 if noise.kind == "polynomial" else t
+    terms = weight(noise, moved) * (1 - alpha(noise, moved))
+    total = (half * areas * terms * (jacobian if noise.kind == "polynomial" else 1)).sum()
     ends = alpha(noise, torch.tensor([0.0, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(ends, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(total, ends[0] - ends[1], rtol=1e-6, atol=1e-9)
+
+
+def test_a_table_of_one_line_is_linear() -> None:
+    t = torch.tensor([1e-12, 0.3, 1.0], dtype=torch.float64)
+    table = Noise(kind="table", t=(0.0, 1.0), alpha=(1.0, 0.0))
+    torch.testing.assert_close(alpha(table, t), alpha(Noise(kind="linear"), t), rtol=0, atol=0)
+    torch.testing.assert_close(weight(table, t), weight(Noise(kind="linear"), t), rtol=1e-15, atol=0)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunPlan:
-    return compile_study(write_study(tmp_path)).runs[0]
+    """A run whose mix changes twice, each time in the middle of a step of eight sequences."""
+    shares = {0: {"text": 0.5, "image": 0.5}, 12: {"text": 1.0, "image": 0.0}, 28: {"text": 0.25, "image": 0.75}}
+    mix = tuple(MixStage(start=start, weights=own, shares=own) for start, own in shares.items())
+    return msgspec.structs.replace(compile_study(write_study(tmp_path)).runs[0], mix=mix)
 
 
 def loader(run: RunPlan, root: Path, ranks: int, rank: int, micro: int) -> NoisedLoader:
@@ -113,7 +210,18 @@ def test_resume_continues_where_it_was(run: RunPlan, tmp_path: Path) -> None:
     for _ in range(6):  # three steps of two micro-batches
         next(batches)
     second.load_state_dict(first.state_dict())
-    assert rows(next(batches)) == rows(next(iter(second)))
+    again = iter(second)
+    for _ in range(4):
+        assert rows(next(batches)) == rows(next(again))
+
+
+def test_batches_follow_the_stages_of_the_mix(run: RunPlan, tmp_path: Path) -> None:
+    source = loader(run, tmp_path, 1, 0, 8)
+    modality = torch.cat([source.batch(step, 0)[0]["modality"] for step in range(6)])
+    image = list(run.modalities).index("image")
+    assert (modality[:12] == image).sum() == 6
+    assert (modality[12:28] != image).all()
+    assert (modality[28:48] == image).sum() == 15
 
 
 def test_sequences_read_as_their_layout_says(run: RunPlan, tmp_path: Path) -> None:

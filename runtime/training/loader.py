@@ -65,7 +65,7 @@ class NoisedLoader(BaseDataLoader):
         run = config.run
         self.run = run
         self.ranks, self.rank, self.micro = dp_world_size, dp_rank, local_batch_size
-        self.mix = Mix({name: modality.share for name, modality in run.modalities.items()})
+        self.mix = Mix(tuple(run.modalities), run.mix)
         self.sources = [
             Sequences(
                 name,

@@ -6,12 +6,15 @@ Dimensions in names: B sequences, L positions, D width, N heads, H head_dim, S s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.models.common import CosSinRoPE, Embedding, FeedForward, Linear, RMSNorm, TransformerBlock
 from torchtitan.models.common.attention import GQAttention, QKVLinear
 from torchtitan.models.common.decoder import Decoder
@@ -109,6 +112,11 @@ class MaskedDiffusionModel(Decoder):
         if built != planned:
             difference = sorted(set(built.items()) ^ set(planned.items()))
             raise AssertionError(f"the built model differs from the plan's layout table: {difference[:4]}")
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters by the names of the layout table, which a checkpoint-wrapped block does not change."""
+        for name, parameter in super().named_parameters(*args, **kwargs):
+            yield canonical_fqn(name), parameter
 
     def init_states(self, *, buffer_device: torch.device | None = None) -> None:
         """Fill parameters from the layout table, the same whatever the sharding: each is drawn whole, from a generator

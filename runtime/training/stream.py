@@ -1,4 +1,4 @@
-"""The training stream: an endless sequence of (modality, sequence) pairs that is a function of the seed alone.
+"""The training stream: an endless sequence of (modality, sequence) pairs that is a function of seed and mix alone.
 
 Sequence k of the stream is the same whatever the number of ranks, the micro-batch or the step at which a run resumes,
 so that any position is reached in O(1).
@@ -6,37 +6,84 @@ so that any position is reached in O(1).
 
 from __future__ import annotations
 
+import bisect
+import itertools
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
-from compiler.plan import ModalityPlan, Vocabulary
+from compiler.plan import MixStage, ModalityPlan, Vocabulary
 from runtime.data import Split
+
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 NO_CODE = -1
 """`code_index` of a position that is no code: text, special tokens, padding."""
 
 
-class Mix:
+class Interleaving:
     """Assigns sequences to modalities so that each one's count is exact, to the number of modalities, in any window.
 
     The i-th sequence of modality m stands at time (i + 1/2) / share_m; the stream is all of them in order of time.
+    A modality whose share is 0 has none.
     """
 
-    def __init__(self, shares: dict[str, float]) -> None:
-        self.names = tuple(shares)
-        self.shares = np.array([shares[name] for name in self.names])
+    def __init__(self, shares: Sequence[float]) -> None:
+        self.shares = np.array(shares, dtype=np.float64)
+        self.present = np.flatnonzero(self.shares)
 
-    def window(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def window(self, start: int, stop: int) -> tuple[Indices, Indices]:
         """For stream positions start to stop - 1: the modality's index, and which of that modality's sequences it
         is."""
-        margin = len(self.names)
-        first = np.maximum(0, np.floor((start - margin) * self.shares) - 1).astype(np.int64)
-        last = np.ceil((stop + margin) * self.shares).astype(np.int64) + 2
-        modality = np.repeat(np.arange(len(self.names)), last - first)
-        index = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
-        order = np.lexsort((modality, (index + 0.5) / self.shares[modality]))
-        chosen = order[start - first.sum() : stop - first.sum()]
+        first, modality, index = self._around(start, stop)
+        chosen = slice(start - first.sum(), stop - first.sum())
         return modality[chosen], index[chosen]
+
+    def counts(self, position: int) -> Indices:
+        """How many sequences of each modality stand before a stream position."""
+        first, modality, _ = self._around(position, position)
+        counts = np.bincount(modality[: position - first.sum()], minlength=len(self.shares))
+        counts[self.present] += first
+        return counts
+
+    def _around(self, start: int, stop: int) -> tuple[Indices, Indices, Indices]:
+        """A stretch of the stream that holds the window: for each modality present, the first of its sequences in it;
+        then the modality and index of each sequence, in order. Before it stand all those with lower indices."""
+        shares, margin = self.shares[self.present], len(self.present)
+        first = np.maximum(0, np.floor((start - margin) * shares) - 1).astype(np.int64)
+        last = np.ceil((stop + margin) * shares).astype(np.int64) + 2
+        place = np.repeat(np.arange(margin), last - first)
+        index = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
+        order = np.lexsort((place, (index + 0.5) / shares[place]))
+        return first, self.present[place[order]], index[order]
+
+
+class Mix:
+    """The stages of a mix, one after the other. A modality's own sequences count on from stage to stage."""
+
+    def __init__(self, names: Sequence[str], stages: Sequence[MixStage]) -> None:
+        self.starts = [stage.start for stage in stages]
+        self.stages = [Interleaving([stage.shares[name] for name in names]) for stage in stages]
+        self.before = [np.zeros(len(names), dtype=np.int64)]
+        for stage, (start, stop) in zip(self.stages, itertools.pairwise(self.starts), strict=False):
+            self.before.append(self.before[-1] + stage.counts(stop - start))
+
+    def window(self, start: int, stop: int) -> tuple[Indices, Indices]:
+        """For stream positions start to stop - 1: the modality's index, and which of that modality's sequences it
+        is. The cost depends on the window alone."""
+        modalities, indices = [], []
+        at = start
+        while at < stop:
+            stage = bisect.bisect_right(self.starts, at) - 1
+            end = min([stop, *self.starts[stage + 1 : stage + 2]])
+            modality, index = self.stages[stage].window(at - self.starts[stage], end - self.starts[stage])
+            modalities.append(modality)
+            indices.append(index + self.before[stage][modality])
+            at = end
+        empty = np.empty(0, dtype=np.int64)
+        return np.concatenate([empty, *modalities]), np.concatenate([empty, *indices])
 
 
 class Sequences:

@@ -21,6 +21,7 @@ from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import CompileConfig, Configurable, ParallelismConfig, TrainingConfig
 from torchtitan.config.configs import DebugConfig
 from torchtitan.distributed import utils as dist_utils
+from torchtitan.distributed.activation_checkpoint import FullAC
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
@@ -123,6 +124,15 @@ class DiffusionTrainer(Trainer):
                     timedelta(seconds=self.config.comm.train_timeout_seconds), parallel_dims=self.parallel_dims
                 )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the trainer: it holds one rank's, so tokens are counted over all ranks."""
+        return {"step": self.step, "ntokens_seen": self._global_tokens()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a saved step; the first rank takes over what all had counted."""
+        self.step = state_dict["step"]
+        self.ntokens_seen = state_dict["ntokens_seen"] if torch.distributed.get_rank() == 0 else 0
+
     def _evaluate(self) -> None:
         rows = self.validator.validate(self.model_parts, self.step)
         bad = [row.modality for row in rows if not math.isfinite(row.nelbo)]
@@ -136,6 +146,17 @@ class DiffusionTrainer(Trainer):
         if mesh is None:
             return self.ntokens_seen
         return int(dist_utils.dist_sum(torch.tensor(self.ntokens_seen, device=self.device), mesh))
+
+
+def activation_checkpoint(kind: str) -> FullAC.Config | None:
+    """torchtitan's policy of that kind. Raises ValueError for an unknown one."""
+    match kind:
+        case "none":
+            return None
+        case "full":
+            return FullAC.Config(preserve_rng_state=False)  # blocks draw no random numbers
+        case _:
+            raise ValueError(f"unknown activation checkpointing {kind!r}")
 
 
 def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrainer.Config:
@@ -188,14 +209,18 @@ def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrai
             disable_cuda_graphs=True,
             mixed_precision_param="bfloat16" if run.dtype == "bfloat16" else "float32",
         ),
-        parallelism=ParallelismConfig(data_parallel_shard_degree=run.parallel.shard, spmd_backend="partial_dtensor"),
+        parallelism=ParallelismConfig(
+            data_parallel_replicate_degree=run.parallel.replicate,
+            data_parallel_shard_degree=run.parallel.shard,
+            spmd_backend="partial_dtensor",
+        ),
         checkpoint=CheckpointManager.Config(
             enable=True,
             interval=run.checkpoint.every or run.steps,
             keep_latest_k=max(2, run.checkpoint.keep),
             last_save_model_only=False,
         ),
-        activation_checkpoint=None,
+        activation_checkpoint=activation_checkpoint(run.parallel.activation_checkpoint),
         compile=CompileConfig(enable=False),
         validator=NelboValidator.Config(run=run, data_root=data_root),
         debug=DebugConfig(seed=run.seed, deterministic=True, enable_structured_logging=False),

@@ -1,0 +1,42 @@
+"""What a study's folder was made from: the study's file and the command line's overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from specs.errors import Problem, SpecError
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """`source.json`: the study's file at the time, the overrides, and the plan's digest."""
+
+    file: str
+    overrides: tuple[str, ...]
+    digest: str
+
+
+def source_of(folder: Path) -> tuple[Path, list[str], str]:
+    """The study file, overrides and run id behind a run's folder, DIR/STUDY/runs/ID or DIR/store/ID.
+
+    Raises SpecError where there is none, or the study's file is no longer there.
+    """
+    # Not resolved: runs/ID is a link into the store, which does not know its studies.
+    home = folder.absolute()
+    studies = (
+        [home.parent.parent]
+        if home.parent.name == "runs"
+        else sorted(link.parent.parent for link in home.parent.parent.glob(f"*/runs/{home.name}"))
+    )
+    for study in studies:
+        try:
+            source = msgspec.json.decode((study / "source.json").read_bytes(), type=Source)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        if not Path(source.file).is_file():
+            what, todo = f"its study, {source.file}, is no longer there", "give the study's file and the run's name"
+            raise SpecError([Problem(str(folder), 1, "source.json", what, todo)])
+        return Path(source.file), list(source.overrides), home.name
+    todo = "give a folder such as runs/demo/runs/ID, or a study's file and a run's name"
+    raise SpecError([Problem(str(folder), 1, "source.json", "this is not the folder of a study's run", todo)])
