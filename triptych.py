@@ -249,7 +249,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train all runs of a study on this machine. Run again, it continues where it was."""
-    result = compiled(study, overrides, as_json, limit).plan
+    result = compiled(study, overrides, as_json, limit)
     from rich.console import Console
 
     from runtime.study import run_study
@@ -259,7 +259,7 @@ def run(
     if as_json:
         from compiler.records import study_folder
 
-        _print_states(study_folder(out, result.study))
+        _print_states(study_folder(out, result.plan.study))
     raise typer.Exit(code)
 
 

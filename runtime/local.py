@@ -19,8 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+import yaml  # type: ignore[import-untyped]
 
-from compiler.plan import RunPlan, StudyPlan
+from compiler.compile import Compiled
+from compiler.plan import RunPlan
 from compiler.records import read_status, store_folder, study_folder, write_atomically
 from compiler.source import Source
 from runtime.worker import Answer, Job, hold, write_status
@@ -109,12 +111,17 @@ def ending(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def prepare(plan: StudyPlan, study_file: Path, overrides: Sequence[str], out: Path) -> None:
+def prepare(compiled: Compiled, study_file: Path, overrides: Sequence[str], out: Path) -> None:
     """Write the study's folder, and a folder for each of its runs in the store."""
+    plan, document = compiled.plan, compiled.loaded.document
     folder = study_folder(out, plan.study)
     links = folder / "runs"
     links.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "study.yaml", study_file.read_bytes())
+    text = study_file.read_bytes()
+    if overrides or len(document.files) > 1:
+        # What includes and the command line brought is written in, so that the folder says it all.
+        text = yaml.safe_dump(document.data, sort_keys=False, allow_unicode=True).encode()
+    write_atomically(folder / "study.yaml", text)
     source = Source(file=str(study_file.resolve()), overrides=tuple(overrides), digest=plan.digest)
     write_atomically(folder / "source.json", msgspec.json.encode(source))
     write_atomically(folder / "plan.json", msgspec.json.encode(plan))

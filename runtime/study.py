@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from compiler.compile import Compiled
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import read_status, store_folder, study_folder
 from runtime.data import build
@@ -30,7 +31,7 @@ REFRESH = 0.5
 
 
 def run_study(
-    plan: StudyPlan,
+    compiled: Compiled,
     study_file: Path,
     overrides: Sequence[str],
     out: Path,
@@ -38,16 +39,17 @@ def run_study(
     workers: int | None = None,
     console: Console,
 ) -> int:
-    """Train the runs of `plan` that are not done, several at once, under `out`; resume those half done.
+    """Train the runs of a compiled study that are not done, several at once, under `out`; resume those half done.
 
     Data names are relative to the study file's folder. Returns 0 where all runs are done, else 1. Raises
     `runtime.data.DataError` where a source cannot be built.
     """
+    plan = compiled.plan
     data_root = study_file.resolve().parent
     sources = sorted({modality.data for run in plan.runs for modality in run.modalities.values()})
     for source in sources:
         build(source, data_root)
-    prepare(plan, study_file, overrides, out)
+    prepare(compiled, study_file, overrides, out)
     unfinished = [run for run in plan.runs if read_status(store_folder(out, run.id)).state != "done"]
     skipped = len(plan.runs) - len(unfinished)
     if skipped:

@@ -33,7 +33,7 @@ MAX_LENGTH = 1_000
 MAX_COMPOSED = 10_000
 """Most characters of what it comes to."""
 
-MAX_CHARACTERS = 15_000
+MAX_CHARACTERS = 10_000
 """Most characters of the different strings of a study that interpolate."""
 
 MAX_PROBLEMS = 20

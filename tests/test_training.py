@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 
-from compiler.compile import compile_study
+from compiler.compile import compile_study, compile_whole
 from compiler.layout import table
 from compiler.plan import RunPlan
 from compiler.records import read_status
+from runtime.local import prepare
 from tests.tiny import STUDY, write_study
 
 TRIPTYCH = [str(Path(sys.executable).with_name("triptych"))]
@@ -73,6 +74,36 @@ def test_a_study_trains_and_is_not_trained_again(undisturbed: tuple[Path, Path])
     assert all(read_status(out / "store" / run.id).attempts == 1 for run in plan.runs)
     states = json.loads(triptych("status", out / "tiny", "--json").stdout)["runs"]
     assert [state["state"] for state in states] == ["done", "done"]
+
+
+def test_a_trained_run_says_where_its_values_came_from(undisturbed: tuple[Path, Path]) -> None:
+    file, out = undisturbed
+    first = compile_study(file).runs[0]
+    line = file.read_text().splitlines().index("axes: [{grid: {model.width: [16, 32]}}]") + 1
+    for folder in (out / "tiny/runs" / first.id, out / "store" / first.id):
+        told = json.loads(triptych("explain", folder, "--path", "model.width", "--json").stdout)
+        assert told["id"] == first.id
+        [value] = told["values"]
+        assert (value["written"], value["planned"], value["origin"]) == (16, 16, f"{file}:{line}")
+    refused = triptych("explain", out / "store", check=2)
+    assert "not the folder of a study's run" in refused.stderr
+
+
+def test_the_mfu_of_trained_runs_is_measured(undisturbed: tuple[Path, Path]) -> None:
+    _, out = undisturbed
+    measured = json.loads(triptych("mfu", out / "tiny", "--json").stdout)
+    assert len(measured["runs"]) == 2
+    assert 0 < measured["mfu"] < 1
+
+
+def test_a_study_s_folder_holds_what_includes_and_overrides_brought(tmp_path: Path) -> None:
+    file = write_study(tmp_path, STUDY.replace("axes: []", "include: axes.yaml"))
+    (tmp_path / "axes.yaml").write_text("axes: [{seeds: 2}]\n")
+    compiled = compile_whole(file, ["base.log_every=3"])
+    prepare(compiled, file, ["base.log_every=3"], tmp_path / "runs")
+    kept = tmp_path / "whole.yaml"
+    kept.write_bytes((tmp_path / "runs/tiny/study.yaml").read_bytes())
+    assert compile_study(kept).digest == compiled.plan.digest
 
 
 def test_a_run_that_two_studies_share_is_trained_once(undisturbed: tuple[Path, Path]) -> None:

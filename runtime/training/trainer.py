@@ -218,6 +218,7 @@ def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrai
             enable=True,
             interval=run.checkpoint.every or run.steps,
             keep_latest_k=max(2, run.checkpoint.keep),
+            initial_load_model_only=False,
             last_save_model_only=False,
         ),
         activation_checkpoint=activation_checkpoint(run.parallel.activation_checkpoint),

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 import torch.distributed as dist
+from rich.console import Console
+from rich.text import Text
 from torch.distributed.tensor import DTensor
 from torchtitan.components.dataloader import BaseDataLoader
 
@@ -253,3 +255,21 @@ def _settings(group: Group, settings: Mapping[str, Any]) -> Iterator[str]:
     for key, value in planned.items():
         if found.get(key) != value:
             yield f"{key} is {found.get(key)}, planned {value}"
+
+
+def show(verified: Sequence[Verified], console: Console) -> None:
+    """Print what was built, and where it differs from the plan."""
+    for one in verified:
+        first, more = one.runs[0], len(one.runs) - 1
+        name = f"{first} and {more} more" if more else first
+        console.print(
+            Text(
+                f"{'differs' if one.problems else 'as planned'}  {name}: {one.parameters:,} parameters on {one.ranks} "
+                f"rank{'s' if one.ranks != 1 else ''}, {one.shard_bytes:,} bytes of them on rank 0 "
+                f"({one.planned_bytes:,} planned), {one.seconds:.1f} s",
+                style="red" if one.problems else "",
+            ),
+            soft_wrap=True,
+        )
+        for problem in one.problems:
+            console.print(Text(f"  {problem}"), soft_wrap=True)
