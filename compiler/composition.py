@@ -7,7 +7,7 @@ A packed sequence is `[task] document end document end …`, cut to L: L tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from compiler.manifest import Manifest
@@ -26,6 +26,10 @@ class Composition:
     mean_tokens: dict[str, float]
     stages: tuple[MixStage, ...]
     sequences: Fraction
+
+    def at(self, tokens: float) -> Composition:
+        """This composition of one token, of one stage, for `tokens`: only the number of sequences is another."""
+        return replace(self, sequences=self.sequences * Fraction(tokens))
 
     def drawn(self, sequences: int) -> dict[str, float]:
         """Sequences of each modality among the first `sequences` of the stream."""

@@ -113,13 +113,17 @@ class Compiler:
 
     def _composition(self, base: Base, manifests: dict[str, Manifest]) -> Composition:
         specs = {modality: base.modalities[modality] for modality in manifests}
-        return self._once(
-            lambda: compose(specs, base.mix, manifests, base.sequence_length, base.tokens),
-            "composition",
-            (base.sequence_length, base.tokens),
-            base.modalities,
-            base.mix,
-        )
+        length = base.sequence_length
+        if base.mix:
+            return self._once(
+                lambda: compose(specs, base.mix, manifests, length, base.tokens),
+                "composition",
+                (length, base.tokens),
+                base.modalities,
+                base.mix,
+            )
+        one = self._once(lambda: compose(specs, (), manifests, length, 1.0), "composition", (length,), base.modalities)
+        return self._once(lambda: one.at(base.tokens), "composed", (base.tokens,), one)
 
     def _run(self, base: Base) -> RunPlan:
         """The plan of `base`, but for its name, point and id."""
@@ -127,8 +131,19 @@ class Compiler:
         manifests, vocabulary = self._sources(base)
         composition = self._composition(base, manifests)
         shape = self._shape(base, vocabulary)
+        mixed = self._once(
+            lambda: _modalities(base, manifests, composition),
+            "modalities",
+            (),
+            base.modalities,
+            composition.weights,
+            composition.shares,
+        )
         modalities = self._once(
-            lambda: _modalities(base, manifests, composition), "modalities", (), base.modalities, composition
+            lambda: {name: replace(plan, tokens=base.tokens * plan.weight) for name, plan in mixed.items()},
+            "tokens",
+            (base.tokens,),
+            mixed,
         )
         batch = resolve_batch(base, shape, self.cluster.accelerator)
         sequences = composition.sequences
@@ -160,7 +175,7 @@ class Compiler:
         epochs = self._once(
             lambda: _epochs(modalities, manifests, composition, drawn, length), "epochs", (drawn,), modalities
         )
-        scored = self._once(lambda: _scored(modalities, length), "scored", (length,), modalities)
+        scored = self._once(lambda: _scored(mixed, length), "scored", (length,), mixed)
         parallel = self._once(lambda: parallel_plan(base), "parallel", (), base.parallel)
         positions = float(length * drawn)
         flops = cost.position_flops(shape).total * positions
@@ -207,6 +222,7 @@ def _model(shape: Shape) -> ModelPlan:
 
 
 def _modalities(base: Base, manifests: dict[str, Manifest], composition: Composition) -> dict[str, ModalityPlan]:
+    """The modalities, their `tokens` still to be set."""
     return {
         modality: ModalityPlan(
             weight=composition.weights[modality],
@@ -217,7 +233,7 @@ def _modalities(base: Base, manifests: dict[str, Manifest], composition: Composi
             segments=tuple(segment.vocabulary for segment in manifest.segments),
             packed=manifest.packed,
             mean_tokens=composition.mean_tokens[modality],
-            tokens=base.tokens * composition.weights[modality],
+            tokens=0.0,
         )
         for modality, manifest in manifests.items()
     }
