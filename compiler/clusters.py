@@ -95,7 +95,7 @@ def profile_path(name: str) -> Path:
                 return path
     what = f"there is no cluster profile '{name}'"
     looked = ", ".join(map(str, (*_own_folders(), "the shipped profiles")))
-    raise UnknownClusterError(what, f"{suggestion(name, known_clusters())} Profiles are NAME.yaml in {looked}")
+    raise UnknownClusterError(what, f"{suggestion(name, known_clusters())} (profiles are NAME.yaml in {looked})")
 
 
 def known_clusters() -> list[str]:

@@ -96,6 +96,7 @@ class _Compilation:
         self.namer: Namer | None = None
         self.filters = self._filters()
         self.factors = dimensions(loaded, limit)
+        loaded.check_base()
         self.compiler = Compiler(loaded, Catalogue(folder), cluster)
 
     def result(self) -> Compiled:

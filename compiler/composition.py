@@ -79,6 +79,9 @@ def compose(
         weights = {name: Fraction(repr(weight)) / whole for name, weight in given.items()}
         per_token = {name: weights[name] / means[name] for name in modalities}
         rate = sum(per_token.values(), Fraction(0))
+        if stages and stages[-1].start == round(total):
+            what = "this stage starts at the same sequence as the one before"
+            raise RuleError(f"mix.{index - 1}.from", what, "give a share below 1, such as 0.5, or more tokens")
         stages.append(
             MixStage(
                 start=round(total),

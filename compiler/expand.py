@@ -5,20 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from compiler import ranges
 from specs.document import Parts
 from specs.errors import Problem, RuleError, SpecError
 from specs.load import LoadedStudy
-from specs.messages import known_keys, section_at
+from specs.messages import known_keys, section_at, type_at
 from specs.sections import Setting
-from specs.study import Axis, Base
+from specs.study import Axis, Base, LogSpec, RangeSpec
 from specs.suggest import suggestion
 
 LIMIT = 1_000_000
 """Largest number of points that a study may expand to, unless more is asked for."""
 
+FEW = 10_000
+"""Values that are made at once, to be counted."""
+
+SomeRange = TypeVar("SomeRange", bound=RangeSpec)
 Point: TypeAlias = tuple[Setting, ...]
 Dimension: TypeAlias = list[Point]
 """The alternatives of one factor of the product."""
@@ -76,13 +80,15 @@ def _factors(loaded: LoadedStudy, axis: Axis, at: Parts) -> Iterator[Factor]:
             yield _column(path, values, (*at, "grid", path))
     elif axis.log is not None:
         for path, spec in axis.log.items():
-            yield _column(path, ranges.log_values(spec), (*at, "log", path))
+            yield _log(path, _whole(path, spec), (*at, "log", path))
     elif axis.zip is not None:
         yield _zip(axis.zip, (*at, "zip"))
     elif axis.named is not None:
         yield Factor(len(axis.named), lambda: _named(axis.named or [], (*at, "list")))
     elif axis.sample is not None:
-        sample, where = axis.sample, (*at, "sample")
+        where: Parts = (*at, "sample")
+        kinds = {path: one if isinstance(one, list) else _whole(path, one) for path, one in axis.sample.ranges.items()}
+        sample = axis.sample.model_copy(update={"ranges": kinds})
         yield Factor(
             sample.points,
             lambda: [
@@ -104,6 +110,8 @@ def _factors(loaded: LoadedStudy, axis: Axis, at: Parts) -> Iterator[Factor]:
     elif axis.isoflop is not None:
         isoflop, where = axis.isoflop, (*at, "isoflop")
         sizes = isoflop.sizes or [{}]
+        if any("tokens" in size for size in sizes):
+            raise RuleError("isoflop.sizes", "'tokens' is set here and by the budgets", "leave it out of the sizes")
         yield Factor(
             len(isoflop.flops) * len(sizes),
             lambda: [
@@ -114,6 +122,18 @@ def _factors(loaded: LoadedStudy, axis: Axis, at: Parts) -> Iterator[Factor]:
         )
     elif axis.seeds is not None:
         yield _seeds(loaded, axis.seeds, (*at, "seeds"))
+
+
+def _log(path: str, spec: LogSpec, where: Parts) -> Factor:
+    if spec.points > FEW:  # the limit is for before anything is made
+        return Factor(spec.points, lambda: _column(path, ranges.log_values(spec), where).make())
+    return _column(path, ranges.log_values(spec), where)
+
+
+def _whole(path: str, spec: SomeRange) -> SomeRange:
+    """`spec`, rounded to whole numbers where `path` takes no others."""
+    whole = spec.multiple is None and type_at(Base, tuple(path.split("."))) is int
+    return spec.model_copy(update={"multiple": 1}) if whole else spec
 
 
 def _column(path: str, values: list[Any], where: Parts) -> Factor:

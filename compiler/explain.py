@@ -42,6 +42,9 @@ RULES = {
 }
 """How the plan's value follows from the written one (arXiv 2602.21472, 2205.10287)."""
 
+CHOSEN = ("batch.physical", "batch.micro", "batch.logical", "model.width", "model.heads", "model.ffn")
+"""What the compiler chooses only where the study does not."""
+
 GROUPED = ("lr", "betas", "eps", "weight_decay")
 
 
@@ -100,7 +103,8 @@ def _explained(
     written = _written(compiled, point, path) if origin else None
     budget = next((one.value for one in point if isinstance(one.value, Budget) and path == one.path), None)
     name = PLANNED.get(path, path)
-    rule = RULES.get(path) or RULES.get(name, "")
+    chosen = path in CHOSEN and value is not None
+    rule = "" if chosen else RULES.get(path) or RULES.get(name, "")
     if budget is not None:
         written, rule = f"{budget.flops:g} FLOPs", "tokens = FLOPs / FLOPs per token, exactly counted"
     elif isinstance(written, str) and any(interpolated(written)):
@@ -111,7 +115,7 @@ def _explained(
         written=written,
         value=value,
         origin=f"{origin.file}:{origin.line}" if origin else "default",
-        planned=planned.get(name),
+        planned=None if value is None and path.startswith("schedule.warmup.") else planned.get(name),
         rule=rule,
         groups={group.name: getattr(group, word) for group in run.groups} if word in GROUPED else {},
     )
@@ -174,6 +178,8 @@ def _show_one(one: Explanation, console: Console) -> None:
         rows.append(("planned", format_value(one.planned)))
     if one.rule:
         rows.append(("rule", one.rule))
+    if one.groups:
+        rows.append(("groups", "after CompleteP in width and depth, times the factors of optimizer.modules"))
     rows += [(f"  {name}", format_value(value)) for name, value in one.groups.items()]
     width = max(len(name) for name, _ in rows)
     for name, text in rows:

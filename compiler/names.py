@@ -37,8 +37,12 @@ class Namer:
 
     def _read(self, setting: Setting) -> tuple[tuple[str, Scalar], ...]:
         leaves = self._leaves[id(setting)] = tuple(_leaves(setting.path, setting.value))
-        short = self._short
-        self._words[id(setting)] = [f"{short[path]}={_text(value)}" for path, value in leaves if path in short]
+        if isinstance(setting.value, Budget):
+            self._words[id(setting)] = [f"flops={_text(setting.value.flops)}"]
+        else:
+            short = self._short.get(setting.path)
+            inside = ((path.removeprefix(setting.path), value) for path, value in leaves)
+            self._words[id(setting)] = [f"{short}{rest}={_text(value)}" for rest, value in inside if short]
         return leaves
 
 
@@ -64,9 +68,7 @@ def _short_paths(factors: list[Dimension]) -> dict[str, str]:
             for setting in point:
                 if setting.path == "seed":
                     seeds.add(repr(setting.value))
-                elif isinstance(setting.value, dict | Budget):
-                    paths |= dict.fromkeys(path for path, _ in _leaves(setting.path, setting.value))
-                else:
+                elif not isinstance(setting.value, Budget):
                     paths[setting.path] = None
     if len(seeds) > 1:
         paths["seed"] = None

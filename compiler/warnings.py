@@ -12,6 +12,15 @@ from specs.load import LoadedStudy
 MAX_EPOCHS = 4.0
 """Repetitions up to which repeated data is about as good as new (arXiv 2305.16264)."""
 
+MISSED = 0.01
+"""Share of a FLOP budget that a run may leave."""
+
+MICRO = 16
+"""Accumulated micro-batches a sequence of one, from which on a batch is badly divided."""
+
+SLOW = 0.5
+"""β below which Adam hardly averages."""
+
 
 def warnings(
     loaded: LoadedStudy, points: Sequence[RunPlan], runs: Sequence[RunPlan], cluster: ClusterPlan
@@ -33,6 +42,13 @@ def warnings(
     above = [run for run in runs if run.batch.critical is not None and run.batch.physical > run.batch.critical]
     if above:
         yield f"{_some(above, runs)} above the critical batch, as the study allows, such as '{above[0].name}'"
+    yield from _budgets(runs)
+    yield from _batches(runs)
+    limit = cluster.slurm.minutes if cluster.slurm else None
+    long = [run for run in runs if limit is not None and run.device_hours / run.parallel.ranks > limit / 60]
+    if long:
+        what = f"{_some(long, runs)} longer than {cluster.name}'s time limit of {limit} min"
+        yield f"{what}, such as '{long[0].name}'"
     large = too_large(runs, cluster)
     if large:
         few = "is" if len(large) == 1 else "are"
@@ -60,6 +76,32 @@ def _epochs(runs: Sequence[RunPlan]) -> Iterator[str]:
             over = sum(run.epochs.get(source, 0.0) > MAX_EPOCHS for run in runs)
             what = f"{source} is repeated {most.epochs[source]:.1f} times in '{most.name}'"
             yield f"{what}, more than {MAX_EPOCHS:g} in {over} of {len(runs)} runs (arXiv 2305.16264)"
+
+
+def _budgets(runs: Sequence[RunPlan]) -> Iterator[str]:
+    """Whole steps may leave much of a small budget."""
+    spent = [(run, budget) for run in runs if isinstance(budget := run.point.get("flops"), int | float)]
+    short = [(run, budget) for run, budget in spent if run.flops < (1 - MISSED) * budget]
+    if short:
+        run, budget = min(short, key=lambda pair: pair[0].flops / pair[1])
+        what = f"{len(short)} of {len(runs)} runs leave more than {MISSED:.0%} of their FLOP budget, being whole steps"
+        yield f"{what}, most of all '{run.name}': {run.flops:.3g} of {budget:.3g}"
+
+
+def _batches(runs: Sequence[RunPlan]) -> Iterator[str]:
+    """What an automatic physical batch brought along."""
+    fitted = [run for run in runs if run.batch.profile is not None]
+    split = [run for run in fitted if run.batch.accumulation > 1 and run.batch.micro * MICRO < run.batch.accumulation]
+    if split:
+        batch = split[0].batch
+        what = f"{_some(split, runs)} accumulated from small micro-batches, such as '{split[0].name}'"
+        factors = f"{batch.physical} sequences, {batch.accumulation}x{batch.micro} on a rank"
+        yield f"{what}: {factors}; with batch.micro given, the batch is a multiple of it"
+    fast = [run for run in fitted if min(run.optimizer.betas) < SLOW]
+    if fast:
+        run = min(fast, key=lambda run: min(run.optimizer.betas))
+        what = f"{_some(fast, runs)} with a β below {SLOW:g}, since κ is large, down to {min(run.optimizer.betas):.2g}"
+        yield f"{what} in '{run.name}': a smaller batch.physical, or a larger critical number of steps, keeps it"
 
 
 def _heads_ambiguous(loaded: LoadedStudy, runs: Sequence[RunPlan]) -> bool:

@@ -18,6 +18,9 @@ from specs.reuse import compose
 from specs.sections import Sections, Setting
 from specs.study import Base, Study
 
+SHORT = ("kind", "steps")
+"""What a short form stands for: `noise: linear` is its kind, `warmup: 1000` its steps."""
+
 
 @dataclass
 class LoadedStudy:
@@ -47,6 +50,20 @@ class LoadedStudy:
             return self._whole(settings)  # which says what is wrong, or knows the default of what is not written
         return self._template.model_copy(update=update)
 
+    def check_base(self) -> None:
+        """The base as written, without what the axes set: what is wrong there is wrong even where no run has it.
+
+        Raises SpecError. What is missing may come from the axes.
+        """
+        try:
+            Base.model_validate({name: self.sections.plain(name, {}) for name in self.document.data["base"]})
+        except ValidationError as error:
+            found = [one for one in explain(error, Base) if one[1] not in ("missing", "has too few entries")]
+            if found:
+                raise SpecError(self._place(parts, what, todo, ()) for parts, what, todo in found) from None
+        except InterpolationError:
+            return  # which a point may have the values for
+
     def problem(self, fault: RuleError, point: Iterable[Setting] = ()) -> Problem:
         """`fault` with its place: of the first of its paths that an axis or the command line set, else its own."""
         settings = tuple(point)
@@ -63,7 +80,7 @@ class LoadedStudy:
         whole = tuple(int(part) if isinstance(part, str) and part.isdigit() else part for part in parts)
         written = self.document.origins.get(whole)
         if written is None and self._is_short(whole[:-1]):
-            return self.document.origins.get(whole[:-1])  # a short form, such as `noise: linear`
+            return self.document.origins.get(whole[:-1]) if whole[-1] in SHORT else None
         return written
 
     def _is_short(self, parts: Parts) -> bool:

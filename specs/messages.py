@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from specs.document import Parts
+from specs.study import CHOICES, RANGE
 from specs.suggest import suggestion
 
 _TYPES = {
@@ -32,7 +33,10 @@ _RANGES = {
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[tuple[Parts, str, str]]:
     """Each error of validating `model` as (path in it, what is wrong, what to do)."""
-    return [(tuple(one["loc"]), *_words(one, model)) for one in error.errors(include_url=False)]
+    found = error.errors(include_url=False)
+    for one in found:
+        one["loc"] = tuple(part for part in one["loc"] if part not in (RANGE, CHOICES))
+    return [(one["loc"], *_words(one, model)) for one in found]
 
 
 def _words(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
@@ -76,8 +80,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def section_at(model: type[BaseModel], parts: Parts) -> type[BaseModel] | None:
-    """The section that `parts` lead to from `model`; None where they lead elsewhere."""
+def type_at(model: type[BaseModel], parts: Parts) -> Any:
+    """The type of the value that `parts` lead to from `model`, without None; None where they lead nowhere."""
     here: Any = model
     for part in parts:
         if isinstance(here, type) and issubclass(here, BaseModel):
@@ -87,6 +91,12 @@ def section_at(model: type[BaseModel], parts: Parts) -> type[BaseModel] | None:
             here = _inner(typing.get_args(here)[-1])
         else:
             return None
+    return here
+
+
+def section_at(model: type[BaseModel], parts: Parts) -> type[BaseModel] | None:
+    """The section that `parts` lead to from `model`; None where they lead elsewhere."""
+    here = type_at(model, parts)
     return here if isinstance(here, type) and issubclass(here, BaseModel) else None
 
 

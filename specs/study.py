@@ -9,7 +9,16 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 from specs.quantities import parse_quantity
 
@@ -281,11 +290,23 @@ class SampleRange(RangeSpec):
         return self
 
 
+def _kind_of_range(value: object) -> str:
+    return CHOICES if isinstance(value, list) else RANGE
+
+
+RANGE, CHOICES = "<range>", "<choices>"
+"""Tags of the two kinds of ranges; no part of a path in a study."""
+
+AnyRange: TypeAlias = Annotated[
+    Annotated[SampleRange, Tag(RANGE)] | Annotated[Values, Tag(CHOICES)], Discriminator(_kind_of_range)
+]
+
+
 class SampleSpec(Section):
     """A seeded space-filling sample: Latin hypercube (`lhs`) or scrambled Sobol. A list in `ranges` is a choice."""
 
     points: Annotated[int, Field(ge=1, le=10**6)] = Field(description="points: 32")
-    ranges: Annotated[dict[str, SampleRange | Values], Field(min_length=1, max_length=100)] = Field(
+    ranges: Annotated[dict[str, AnyRange], Field(min_length=1, max_length=100)] = Field(
         description="ranges: {optimizer.lr: {from: 1e-4, to: 1e-2, scale: log}}"
     )
     method: Literal["lhs", "sobol"] = "lhs"

@@ -101,6 +101,33 @@ def test_isoflop_composes_with_other_axes_and_needs_no_tokens() -> None:
     )
 
 
+def test_what_an_isoflop_axis_refuses_and_tells() -> None:
+    twice = {"isoflop": {"flops": [1e12], "sizes": [{"tokens": "1M"}]}}
+    assert "set here and by the budgets" in str(refused(with_axes(twice))[0])
+    coarse = with_axes({"isoflop": {"flops": [5e10]}}, batch={"physical": 512})
+    assert "leave more than 1% of their FLOP budget" in " ".join(compile_data(coarse).warnings)
+
+
+def test_whole_numbers_are_sampled_whole() -> None:
+    runs = compile_data(with_axes({"log": {"model.ffn": {"from": 1, "to": 100, "points": 4}}})).runs
+    assert [one.model.ffn for one in runs] == [1, 5, 22, 100]
+    axis = {"sample": {"points": 4, "ranges": {"evaluation.sequences": {"from": 10, "to": 99}}}}
+    assert all(isinstance(one.point["evaluation.sequences"], int) for one in compile_data(with_axes(axis)).runs)
+    bad = {"sample": {"points": 4, "ranges": {"optimizer.lr": {"from": 1e-4, "to": 1e-2, "step": 3}}}}
+    [problem] = refused(with_axes(bad))
+    assert problem.path == "axes.0.sample.ranges.optimizer.lr.step"
+
+
+def test_values_inside_a_mapping_are_named_whole() -> None:
+    runs = compile_data(with_axes({"grid": {"schedule.warmup": [10, {"tokens": "10K"}]}})).runs
+    assert [one.name for one in runs] == ["warmup=10", "warmup.tokens=10K"]
+
+
+def test_a_wrong_value_under_an_axis_is_told() -> None:
+    [problem] = refused(with_axes({"grid": {"tokens": ["1M", "2M"]}}, tokens="abc"))
+    assert problem.path == "base.tokens"
+
+
 # Filters
 
 
@@ -162,6 +189,7 @@ def test_a_mix_that_changes_with_tokens() -> None:
         ([{"from": "2M", "weights": {"text": 1}}], "after the run's"),
         ([{"from": 0.5, "weights": {"text": 0, "image": 0}}], "all weights are zero"),
         ([{"form": 0.5, "weights": {"text": 0}}], "did you mean 'from'?"),
+        ([{"from": 1.0, "weights": {"text": 0}}], "a share below 1"),
     ],
 )
 def test_mixes_that_cannot_be(mix: list[Any], says: str) -> None:
@@ -249,6 +277,15 @@ def test_an_automatic_batch_fits_the_named_profile() -> None:
     assert "did you mean 'h100'?" in str(refused(study(batch={"profile": "h1000", "logical": 4}))[0])
     huge = study(model={"width": 16384, "depth": 64}, batch={"logical": 4})
     assert "raise parallel.shard" in str(refused(huge)[0])
+
+
+def test_what_an_automatic_batch_brings_along_is_told() -> None:
+    prime = compile_data(study(batch={}, tokens="10M", transfer=TRANSFER | {"critical": {"batch": 347}}))
+    assert prime.runs[0].batch.physical == 347
+    fast = compile_data(study(batch={}, tokens="10M", transfer=TRANSFER | {"critical": {"batch": 1500}}))
+    assert any("a β below 0.5" in one for one in fast.warnings)
+    split = study(batch={}, tokens="10M", sequence_length=8000, transfer=TRANSFER | {"critical": {"batch": 347}})
+    assert any("347 sequences, 347x1 on a rank" in one for one in compile_data(split).warnings)
 
 
 def test_an_explicit_batch_names_no_profile() -> None:
