@@ -6,7 +6,7 @@ import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compiler.catalogue import Catalogue
@@ -142,8 +142,12 @@ class _Compilation:
         return Compiled(plan, self.loaded, tuple(point for _, point in first.values()))
 
     def _each(self, some: Iterable[Point], take: Callable[[Point, RunPlan], None]) -> None:
-        """Resolve `some` points. Raises SpecError with all that is wrong in them, up to a limit."""
+        """Resolve `some` points. Raises SpecError with all that is wrong in them, up to a limit.
+
+        What a rule finds at one place in several points is told once.
+        """
         failures = 0
+        faults: dict[tuple[str, int, str], list[tuple[Problem, Point]]] = {}
         for point in some:
             try:
                 take(point, self._resolved(point))
@@ -151,15 +155,26 @@ class _Compilation:
             except SpecError as error:
                 self.problems |= dict.fromkeys(error.problems)
             except RuleError as fault:
-                self.problems[self.loaded.problem(fault, point)] = None
+                problem = self.loaded.problem(fault, point)
+                faults.setdefault((problem.file, problem.line, problem.path), []).append((problem, point))
             except ExpressionError as error:
                 self.problems[self._expression_problem(error, point)] = None
                 break  # it would fail at the others too
             failures += 1
-            if len(self.problems) >= MAX_PROBLEMS or failures >= MAX_FAILURES:
+            if len(self.problems) + len(faults) >= MAX_PROBLEMS or failures >= MAX_FAILURES:
                 break
+        self.problems |= dict.fromkeys(self._told(*found) for found in faults.values())
         if self.problems:
             raise SpecError(self.problems)
+
+    def _told(self, first: tuple[Problem, Point], *others: tuple[Problem, Point]) -> Problem:
+        """A problem with the name of the first point that has it."""
+        problem, point = first
+        if math.prod(map(len, self.factors)) == 1:
+            return problem
+        name = (self.namer or Namer(self.factors)).name(point)
+        more = f" and {len(others):,} more" if others else ""
+        return replace(problem, what=f"{problem.what} (in '{name}'{more})")
 
     def _resolved(self, point: Point) -> RunPlan:
         if self.namer is None:

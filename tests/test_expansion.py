@@ -160,6 +160,13 @@ def test_bad_conditions(condition: str, says: str) -> None:
     assert problem.path.startswith("axes.1.exclude")
 
 
+def test_what_a_rule_finds_at_several_points_is_told_once_with_a_name() -> None:
+    data = with_axes({"seeds": 3}, batch={"physical": 100}, transfer=TRANSFER | {"critical": {"steps": 50}})
+    [problem] = refused(data)
+    assert "above the critical batch" in problem.what
+    assert problem.what.endswith("(in 'seed=0' and 2 more)")
+
+
 # Mix
 
 
