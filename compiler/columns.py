@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple, TextIO, TypeAlias
+from typing import Any, NamedTuple, TextIO, TypeAlias
 
 from compiler.plan import RunPlan, StudyPlan
 from specs.errors import RuleError
@@ -133,10 +133,12 @@ def plain(value: Value) -> Value:
         return value
 
 
-def format_value(value: Value) -> str:
-    """`value` as a study would have it: true, null, 1e+12."""
+def format_value(value: Any) -> str:
+    """`value` as a study would have it: true, null, 1e+12, [0.9, 0.95]."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(format_value, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

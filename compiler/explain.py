@@ -172,7 +172,7 @@ def _show_one(one: Explanation, console: Console) -> None:
         rows.append(
             ("written", f"{format_value(one.written)}   {one.origin}" if one.origin != "default" else "not; a default")
         )
-        if one.value != one.written:
+        if format_value(one.value) != format_value(one.written):
             rows.append(("value", format_value(one.value)))
     if one.planned is not None:
         rows.append(("planned", format_value(one.planned)))
