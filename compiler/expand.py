@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from compiler import ranges
 from specs.document import Parts
 from specs.errors import Problem, RuleError, SpecError
+from specs.interpolation import interpolated, references
 from specs.load import LoadedStudy
 from specs.messages import known_keys, section_at, type_at
 from specs.sections import Setting
@@ -196,6 +197,19 @@ def _bad_paths(loaded: LoadedStudy, factors: list[Dimension]) -> Iterator[Proble
                     what = f"'{path}' is set here and as '{other}' {by}"
                     yield loaded.document.problem(where, what, "set it in one of them")
         taken |= dict.fromkeys(found)
+    yield from _stale(loaded, list(taken))
+
+
+def _stale(loaded: LoadedStudy, taken: list[str]) -> Iterator[Problem]:
+    """Interpolations on the axes, which are resolved once, of what an axis sets."""
+    for parts, text in interpolated(loaded.document.data.get("axes"), ("axes",)):
+        for named in references(text):
+            path = ".".join(map(str, named[1:]))
+            if named[:1] == ("base",) and any(f"{path}.".startswith(f"{one}.") for one in taken):
+                what = (
+                    f"'{path}' is set by an axis, and interpolations on axes are resolved once, with the base's values"
+                )
+                yield loaded.document.problem(parts, what, "write the interpolation in the base instead")
 
 
 def _unknown(path: str, data: Any) -> tuple[str, str] | None:

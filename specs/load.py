@@ -53,16 +53,15 @@ class LoadedStudy:
     def check_base(self) -> None:
         """The base as written, without what the axes set: what is wrong there is wrong even where no run has it.
 
-        Raises SpecError. What is missing may come from the axes.
+        Raises SpecError. What is missing, and what values are derived from, may come from the axes.
         """
+        written = self.document.data["base"]
         try:
-            Base.model_validate({name: self.sections.plain(name, {}) for name in self.document.data["base"]})
+            Base.model_validate({name: written[name] for name in written if name not in self.sections.derived})
         except ValidationError as error:
             found = [one for one in explain(error, Base) if one[1] not in ("missing", "has too few entries")]
             if found:
                 raise SpecError(self._place(parts, what, todo, ()) for parts, what, todo in found) from None
-        except InterpolationError:
-            return  # which a point may have the values for
 
     def problem(self, fault: RuleError, point: Iterable[Setting] = ()) -> Problem:
         """`fault` with its place: of the first of its paths that an axis or the command line set, else its own."""

@@ -41,9 +41,8 @@ class Sections:
         self.root = root
         self.data: dict[str, Any] = root["base"]
         self._resolver: Resolver | None = None
-        self._links: dict[str, frozenset[str]] = {}
-        for name, value in self.data.items():
-            self._link(name, value)
+        # What the axes set is resolved already: only the base interpolates.
+        self._links = {name: self._reached(name) for name, value in self.data.items() if any(interpolated(value))}
         # The settings are kept: they are known by their identity.
         self._validated: dict[tuple[object, ...], tuple[Any, Sequence[Setting]]] = {}
 
@@ -59,8 +58,6 @@ class Sections:
         known = self._validated.get(key)
         if known is not None:
             return known[0]
-        if any(self._link(name, setting.value) for setting in settings.get(name, ())):
-            return self.validated(name, settings)
         value = _adapter(name).validate_python(self.plain(name, settings))
         self._validated[key] = (value, deciding)
         return value
@@ -83,21 +80,13 @@ class Sections:
         for other in self._links.get(name, ()):
             yield from settings.get(other, ())
 
-    def _link(self, name: str, value: Any) -> bool:
-        """Note what `value`, written in section `name`, refers to; whether that is news."""
-        texts = [text for _, text in interpolated(value)]
-        if not texts:
-            return False
-        found = {name: self._links.get(name, frozenset())}
-        waiting = texts
-        reached: set[str] = set(found[name])
+    def _reached(self, name: str) -> frozenset[str]:
+        """The other sections that section `name` refers to, and those that they refer to."""
+        reached: set[str] = set()
+        waiting = [name]
         while waiting:
-            for parts in references(waiting.pop()):
-                section = str(parts[1]) if len(parts) > 1 and parts[0] == "base" else None
-                if section and section not in reached:
-                    reached.add(section)
-                    waiting.extend(text for _, text in interpolated(self.data.get(section)))
-        reached.discard(name)
-        news = name not in self._links or frozenset(reached) != self._links[name]
-        self._links[name] = frozenset(reached)
-        return news
+            for _, text in interpolated(self.data.get(waiting.pop())):
+                found = {str(parts[1]) for parts in references(text) if len(parts) > 1 and parts[0] == "base"}
+                waiting += found - reached
+                reached |= found
+        return frozenset(reached - {name})

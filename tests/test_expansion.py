@@ -342,6 +342,23 @@ def test_derived_values_follow_the_axes() -> None:
     assert [one.evaluation.sequences for one in compile_data(other).runs] == [32, 64]
 
 
+def test_an_axis_cannot_interpolate_what_an_axis_sets() -> None:
+    follows = {"grid": {"model.ffn": ["${mul:3,${base.model.width}}"]}}
+    assert compile_data(with_axes(follows)).runs[0].model.ffn == 192
+    [problem] = refused(with_axes(follows, {"grid": {"model.width": [32, 64]}}))
+    assert problem.path == "axes.0.grid.model.ffn.0"
+    assert "write the interpolation in the base" in problem.todo
+
+
+def test_derived_values_of_derived_values_follow_the_axes() -> None:
+    data = with_axes(
+        {"grid": {"seed": [8, 16]}},
+        evaluation__sequences="${base.checkpoint.every}",
+        checkpoint__every="${mul:2,${base.seed}}",
+    )
+    assert [one.evaluation.sequences for one in compile_data(data).runs] == [16, 32]
+
+
 def test_explanations(tmp_path: Path) -> None:
     data = with_axes({"grid": {"optimizer.lr": [1e-3, 2e-3]}}, transfer=TRANSFER, batch={"physical": 64})
     whole = compile_data_whole(data, "base.seed=3")
