@@ -26,7 +26,7 @@ from specs.load import LoadedStudy, load_study
 MAX_PROBLEMS = 20
 """Distinct problems after which a study's remaining points are not looked at."""
 
-MAX_FAILURES = 1000
+MAX_FAILURES = 200
 """Points that fail after which the remaining ones are not looked at."""
 
 PROBED = 5000
@@ -95,13 +95,16 @@ class _Compilation:
         self.problems: dict[Problem, None] = {}
         self.namer: Namer | None = None
         self.filters = self._filters()
-        self.factors = dimensions(loaded, limit)
+        self.limit = limit
+        self.factors = dimensions(loaded, limit, most=PROBED)
         loaded.check_base()
         self.compiler = Compiler(loaded, Catalogue(folder), cluster)
 
     def result(self) -> Compiled:
         if len(self.factors) > 1 and math.prod(map(len, self.factors)) > PROBED:
             self._each(_alone(self.factors), lambda point, run: None)
+        if any(len(factor) == PROBED for factor in self.factors):
+            self.factors = dimensions(self.loaded, self.limit)
         self.namer = Namer(self.factors)
         every: list[RunPlan] = []
         first: dict[str, tuple[RunPlan, Point]] = {}
@@ -173,7 +176,8 @@ class _Compilation:
         if math.prod(map(len, self.factors)) == 1:
             return problem
         name = (self.namer or Namer(self.factors)).name(point)
-        more = f" and {len(others):,} more" if others else ""
+        least = "at least " if len(others) + 1 == MAX_FAILURES else ""
+        more = f" and {least}{len(others):,} more" if others else ""
         return replace(problem, what=f"{problem.what} (in '{name}'{more})")
 
     def _resolved(self, point: Point) -> RunPlan:
@@ -212,5 +216,5 @@ def _alone(factors: list[Dimension]) -> Iterator[Point]:
     """Points that try each alternative of each factor beside the first ones of the others."""
     firsts = [factor[0] for factor in factors]
     for index, factor in enumerate(factors):
-        for alternative in factor[:PROBED]:
+        for alternative in factor:
             yield tuple(setting for one in (*firsts[:index], alternative, *firsts[index + 1 :]) for setting in one)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from compiler import ranges
@@ -39,12 +40,15 @@ class Factor(NamedTuple):
     """A factor of the product before it is expanded: `make` gives its `size` alternatives."""
 
     size: int
-    make: Callable[[], Dimension]
+    make: Callable[[], Iterable[Point]]
 
 
-def dimensions(loaded: LoadedStudy, limit: int = LIMIT) -> list[Dimension]:
-    """The factors of a study's product of axes, in the order written. Raises SpecError for unknown or doubly set paths,
-    unequal lengths in a zip, and more than `limit` points: before any of them is made."""
+def dimensions(loaded: LoadedStudy, limit: int = LIMIT, *, most: int = sys.maxsize) -> list[Dimension]:
+    """The factors of a study's product of axes, in the order written, each with its first `most` alternatives.
+
+    Raises SpecError for unknown or doubly set paths, unequal lengths in a zip, and more than `limit` points: before any
+    of them is made.
+    """
     factors: list[Factor] = []
     problems: list[Problem] = []
     for index, axis in enumerate(loaded.study.axes):
@@ -61,7 +65,7 @@ def dimensions(loaded: LoadedStudy, limit: int = LIMIT) -> list[Dimension]:
         what = f"the product of the axes is {count:,} points, more than {limit:,}"
         todo = "give fewer values, or several studies (or allow more with --limit)"
         raise SpecError([loaded.document.problem(("axes",), what, todo)])
-    made = [factor.make() for factor in factors]
+    made = [list(itertools.islice(factor.make(), most)) for factor in factors]
     problems += _bad_paths(loaded, made)
     if problems:
         raise SpecError(problems)
@@ -138,7 +142,7 @@ def _whole(path: str, spec: SomeRange) -> SomeRange:
 
 
 def _column(path: str, values: list[Any], where: Parts) -> Factor:
-    return Factor(len(values), lambda: [(Setting(path, value, (*where, i)),) for i, value in enumerate(values)])
+    return Factor(len(values), lambda: ((Setting(path, value, (*where, i)),) for i, value in enumerate(values)))
 
 
 def _named(entries: list[dict[str, Any]], where: Parts) -> Dimension:
@@ -172,7 +176,7 @@ def _seeds(loaded: LoadedStudy, seeds: Any, where: Parts) -> Factor:
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
         first = loaded.document.data["base"].get("seed", 0)
         first = first if isinstance(first, int) else 0
-        return Factor(seeds, lambda: [(Setting("seed", first + i, where),) for i in range(seeds)])
+        return Factor(seeds, lambda: ((Setting("seed", first + i, where),) for i in range(seeds)))
     if isinstance(seeds, list) and seeds:
         return _column("seed", seeds, where)
     raise RuleError("seeds", f"{seeds!r} is neither a number of seeds nor a list of them", "write 2, or [0, 1]")
