@@ -101,7 +101,7 @@ class _Compilation:
         self.compiler = Compiler(loaded, Catalogue(folder), cluster)
 
     def result(self) -> Compiled:
-        if math.prod(map(len, self.factors)) >= PROBED:
+        if len(self.factors) > 1 and math.prod(map(len, self.factors)) >= PROBED:
             self._each(_alone(self.factors), lambda point, run: None)
         if any(len(factor) == PROBED for factor in self.factors):
             self.factors = dimensions(self.loaded, self.limit)
