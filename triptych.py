@@ -171,7 +171,7 @@ def explain(
         if where.is_dir():
             where, overrides, run = source_of(where)
         result = compiled(where, overrides, as_json)
-        chosen = find_run(result.plan, run or "#0") if run or len(result.plan.runs) == 1 else find_run(result.plan, "")
+        chosen = find_run(result.plan, run or ("#0" if len(result.plan.runs) == 1 else ""))
         found = explanations(result, chosen, path)
     if as_json:
         print(msgspec.json.encode({"run": chosen.name, "id": chosen.id, "values": found}).decode())

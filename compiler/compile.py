@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from compiler.catalogue import Catalogue
 from compiler.clusters import UnknownClusterError, find_cluster
-from compiler.expand import LIMIT, Dimension, Point, dimensions, points
+from compiler.expand import LIMIT, Dimension, Point, dimensions, factors_of, points
 from compiler.identity import plan_digest
 from compiler.names import Namer
 from compiler.plan import ClusterPlan, RunPlan, StudyPlan, Totals
@@ -95,16 +96,17 @@ class _Compilation:
         self.problems: dict[Problem, None] = {}
         self.namer: Namer | None = None
         self.filters = self._filters()
-        self.limit = limit
-        self.factors = dimensions(loaded, limit, most=PROBED)
+        self.unexpanded = factors_of(loaded, limit)
+        # One factor is tried as it is expanded; of several, so many alternatives are tried alone before that.
+        self.factors = dimensions(loaded, self.unexpanded, PROBED if len(self.unexpanded) > 1 else sys.maxsize)
         loaded.check_base()
         self.compiler = Compiler(loaded, Catalogue(folder), cluster)
 
     def result(self) -> Compiled:
         if len(self.factors) > 1 and math.prod(map(len, self.factors)) >= PROBED:
             self._each(_alone(self.factors), lambda point, run: None)
-        if any(len(factor) == PROBED for factor in self.factors):
-            self.factors = dimensions(self.loaded, self.limit)
+        if any(len(made) < factor.size for made, factor in zip(self.factors, self.unexpanded, strict=True)):
+            self.factors = dimensions(self.loaded, self.unexpanded)
         self.namer = Namer(self.factors)
         every: list[RunPlan] = []
         first: dict[str, tuple[RunPlan, Point]] = {}

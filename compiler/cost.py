@@ -32,7 +32,7 @@ def count_parameters(shape: Shape) -> Parameters:
     """Parameters in all, and without input embedding, learned positions and head."""
     total = embedding = 0
     for module in modules(shape):
-        size = module.size * (shape.depth if module.per_layer else 1)
+        size = module.size * module.copies(shape.depth)
         total += size
         embedding += size if module.embedding else 0
     return Parameters(total=total, non_embedding=total - embedding)
@@ -45,7 +45,7 @@ def position_flops(shape: Shape) -> PositionFlops:
     matrices = head = 0
     for module in modules(shape):
         if module.fan_in is not None:
-            matrices += module.size * (shape.depth if module.per_layer else 1)
+            matrices += module.size * module.copies(shape.depth)
             head += module.size if module.group == "head" else 0
     return PositionFlops(6 * matrices + 12 * shape.positions * shape.width * shape.depth, 6 * head)
 
@@ -168,7 +168,7 @@ def memory(shape: Shape, micro: int, parallel: ParallelPlan, dtype: str) -> Memo
     """
     size = tensors = 0
     for module in modules(shape):
-        copies = shape.depth if module.per_layer else 1
+        copies = module.copies(shape.depth)
         size += 4 * copies * math.prod(shard_shape(module, parallel.shard))
         tensors += copies
     optimizer = 2 * size + 4 * tensors

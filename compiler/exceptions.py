@@ -50,8 +50,7 @@ def _parts(shape: Shape, patterns: tuple[tuple[str, str], ...]) -> dict[str, tup
     """For each group, the distinct sets of exceptions that one of its parameters matches."""
     found: dict[str, dict[tuple[str, ...], None]] = {name: {} for name in GROUPS}
     for module in modules(shape):
-        for layer in range(shape.depth) if module.per_layer else (0,):
-            name = module.name.format(i=layer)
+        for name in module.names(shape.depth):
             matches = tuple(exception for exception, pattern in patterns if re.fullmatch(pattern, name))
             found[module.group][matches] = None
     return {group: tuple(sorted(parts)) for group, parts in found.items()}

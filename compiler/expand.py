@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from compiler import ranges
@@ -43,11 +43,10 @@ class Factor(NamedTuple):
     make: Callable[[], Iterable[Point]]
 
 
-def dimensions(loaded: LoadedStudy, limit: int = LIMIT, *, most: int = sys.maxsize) -> list[Dimension]:
-    """The factors of a study's product of axes, in the order written, each with its first `most` alternatives.
+def factors_of(loaded: LoadedStudy, limit: int = LIMIT) -> list[Factor]:
+    """The factors of a study's product of axes, in the order written, none of them expanded.
 
-    Raises SpecError for unknown or doubly set paths, unequal lengths in a zip, and more than `limit` points: before any
-    of them is made.
+    Raises SpecError for what an axis cannot be, such as a zip of unequal lengths, and for more than `limit` points.
     """
     factors: list[Factor] = []
     problems: list[Problem] = []
@@ -65,8 +64,13 @@ def dimensions(loaded: LoadedStudy, limit: int = LIMIT, *, most: int = sys.maxsi
         what = f"the product of the axes is {count:,} points, more than {limit:,}"
         todo = "give fewer values, or several studies (or allow more with --limit)"
         raise SpecError([loaded.document.problem(("axes",), what, todo)])
+    return factors
+
+
+def dimensions(loaded: LoadedStudy, factors: Sequence[Factor], most: int = sys.maxsize) -> list[Dimension]:
+    """The first `most` alternatives of each factor. Raises SpecError for unknown or doubly set paths."""
     made = [list(itertools.islice(factor.make(), most)) for factor in factors]
-    problems += _bad_paths(loaded, made)
+    problems = list(_bad_paths(loaded, made))
     if problems:
         raise SpecError(problems)
     return made

@@ -14,6 +14,7 @@ from compiler.columns import format_value
 from compiler.compile import Compiled
 from compiler.expand import Budget, Point
 from compiler.plan import RunPlan
+from compiler.show import print_table
 from specs.errors import RuleError
 from specs.interpolation import interpolated
 from specs.suggest import suggestion
@@ -161,9 +162,7 @@ def show_explanations(explanations: list[Explanation], run: RunPlan, console: Co
         planned = "" if one.planned is None or one.planned == one.value else format_value(one.planned)
         value = "auto" if one.value is None and one.written == "auto" else one.value
         table.add_row(Text(one.path), Text(format_value(value)), Text(planned), Text(one.origin))
-    if not console.is_terminal:
-        console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
-    console.print(table)
+    print_table(table, console)
 
 
 def _show_one(one: Explanation, console: Console) -> None:

@@ -50,6 +50,14 @@ class Module(NamedTuple):
         """Whether each layer has one."""
         return "{i}" in self.name
 
+    def copies(self, depth: int) -> int:
+        """How many of it a model of `depth` layers has."""
+        return depth if self.per_layer else 1
+
+    def names(self, depth: int) -> list[str]:
+        """The names of its parameters in a model of `depth` layers."""
+        return [self.name.format(i=layer) for layer in range(self.copies(depth))]
+
 
 class Row(NamedTuple):
     """A parameter of a run's model. `init_std` is None where it starts at one; `embedding` leaves it out of the
@@ -112,8 +120,7 @@ def table(run: RunPlan) -> tuple[Row, ...]:
     patterns = [(re.compile(group.pattern), group) for group in run.groups]
     rows = []
     for module in modules(shape):
-        for layer in range(shape.depth) if module.per_layer else (0,):
-            name = module.name.format(i=layer)
+        for name in module.names(shape.depth):
             group = next(group for pattern, group in patterns if pattern.fullmatch(name))
             rows.append(Row(name, module.shape, group.name, group.init_std, module.embedding))
     return tuple(rows)

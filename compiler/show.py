@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from compiler.columns import SHOWN, Column, Value, axis_paths, find_column, format_value, match, plain, sorted_runs
@@ -78,6 +79,14 @@ def show(
     _show_parts(parts, console, limit)
     for line in _closing(plan):
         console.print(Text(line), soft_wrap=True)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print `table`. Where the output is not a terminal, lines are as wide as they need to be."""
+    if not console.is_terminal:
+        unbounded = console.options.update(width=10_000)
+        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+    console.print(table)
 
 
 def duration(hours: float) -> str:

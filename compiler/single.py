@@ -13,7 +13,7 @@ from compiler import cost
 from compiler.columns import format_bytes, format_value
 from compiler.layout import modules, shape_of, table
 from compiler.plan import Memory, Noise, RunPlan, StudyPlan
-from compiler.show import duration
+from compiler.show import duration, print_table
 from specs.errors import RuleError
 from specs.quantities import format_quantity as short
 
@@ -100,9 +100,8 @@ def _parameters(run: RunPlan) -> Iterator[Sequence[str]]:
     """A row for each kind of parameter and group that it is in."""
     rows = {row.name: row for row in table(run)}
     for module in modules(shape_of(run)):
-        names = [module.name.format(i=layer) for layer in range(run.model.depth if module.per_layer else 1)]
         groups: dict[str, list[str]] = {}
-        for name in names:
+        for name in module.names(run.model.depth):
             groups.setdefault(rows[name].group, []).append(name)
         for group, members in groups.items():
             start = _start(rows[members[0]].init_std)
@@ -247,7 +246,4 @@ def _table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[st
         table.add_column(heading, justify="left" if heading in words else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    if not console.is_terminal:
-        unbounded = console.options.update(width=10_000)
-        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-    console.print(table)
+    print_table(table, console)

@@ -51,8 +51,7 @@ def warnings(
         yield f"{what}, such as '{long[0].name}'"
     large = too_large(runs, cluster)
     if large:
-        few = "is" if len(large) == 1 else "are"
-        yield f"{len(large)} of {len(runs)} runs {few} for more than the {cluster.devices} devices of {cluster.name}"
+        yield f"{_some(large, runs)} for more than the {cluster.devices} devices of {cluster.name}"
 
 
 def _repeated(points: Sequence[RunPlan], runs: Sequence[RunPlan]) -> Iterator[str]:
@@ -113,5 +112,5 @@ def _heads_ambiguous(loaded: LoadedStudy, runs: Sequence[RunPlan]) -> bool:
     return open_heads and "model.heads" in paths and len({run.model.heads for run in runs}) > 1
 
 
-def _some(some: Sequence[RunPlan], runs: Sequence[RunPlan]) -> str:
+def _some(some: Sequence[object], runs: Sequence[RunPlan]) -> str:
     return f"{len(some)} of {len(runs)} runs {'is' if len(some) == 1 else 'are'}"

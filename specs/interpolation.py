@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from specs.arithmetic import FUNCTIONS
 from specs.document import Document, Parts, dotted, replaced
 from specs.errors import SpecError
-from specs.study import Base, Study
+from specs.study import Base, Study, keyed_fields
 from specs.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -150,10 +150,10 @@ def defaults(model: type[BaseModel]) -> dict[str, Any]:
     """The plain data of `model` where a study writes nothing, not to be changed: by alias, tuples as lists,
     null as None."""
     found = {}
-    for name, field in model.model_fields.items():
+    for key, field in keyed_fields(model).items():
         default = field.get_default(call_default_factory=True, validated_data={})
         if default is not PydanticUndefined:
-            found[field.alias or name] = to_jsonable_python(default, by_alias=True)
+            found[key] = to_jsonable_python(default, by_alias=True)
     return found
 
 
@@ -162,8 +162,8 @@ def _within(hint: Any, part: str | int) -> Any:
     if hint is Study and part == "base":
         return Base
     if isinstance(hint, type) and issubclass(hint, BaseModel):
-        fields = {field.alias or name: field.annotation for name, field in hint.model_fields.items()}
-        return fields.get(str(part))
+        field = keyed_fields(hint).get(str(part))
+        return field.annotation if field else None
     if get_origin(hint) in (dict, list, tuple):
         return get_args(hint)[-1]
     options = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
@@ -389,7 +389,7 @@ def check(document: Document) -> bool:
                     problems[parts] = error
         if not problems:
             try:
-                _outside(document.data)
+                resolve(document.data)
             except InterpolationError as error:
                 problems[error.parts] = error
     if problems:
@@ -398,10 +398,7 @@ def check(document: Document) -> bool:
 
 
 def resolve(data: dict[str, Any]) -> dict[str, Any]:
-    """Checked `data` with the interpolations outside of `base` resolved; the base's are, at each point of the axes."""
-    return _outside(data)
-
-
-def _outside(data: dict[str, Any]) -> dict[str, Any]:
+    """`data` with the interpolations outside of `base` resolved; the base's are, at each point of the axes. Raises
+    InterpolationError."""
     resolution = _Resolution(data)
     return {key: value if key == "base" else resolution.value((key,)) for key, value in data.items()}

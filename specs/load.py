@@ -46,7 +46,7 @@ class LoadedStudy:
         self._varied.update(settings)
         try:
             update = {name: self.sections.validated(name, settings) for name in self._varied}
-        except Exception:
+        except (ValidationError, InterpolationError, KeyError):
             return self._whole(settings)  # which says what is wrong, or knows the default of what is not written
         return self._template.model_copy(update=update)
 

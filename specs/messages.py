@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from specs.document import Parts
-from specs.study import CHOICES, RANGE
+from specs.study import CHOICES, RANGE, keyed_fields
 from specs.suggest import suggestion
 
 _TYPES = {
@@ -48,7 +48,7 @@ def _words(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         return "has too few entries", f"give at least {last + 1}"
     if kind == "missing":
         section = section_at(model, tuple(around))
-        fields = {field.alias or name: field for name, field in section.model_fields.items()} if section else {}
+        fields = keyed_fields(section) if section else {}
         described = fields[str(last)].description if last in fields else None
         return "missing", f"write {described or last}"
     if kind == "literal_error":
@@ -85,7 +85,7 @@ def type_at(model: type[BaseModel], parts: Parts) -> Any:
     here: Any = model
     for part in parts:
         if isinstance(here, type) and issubclass(here, BaseModel):
-            fields = {field.alias or name: field for name, field in here.model_fields.items()}
+            fields = keyed_fields(here)
             here = _inner(fields[part].annotation) if part in fields else None
         elif typing.get_origin(here) in (dict, list, tuple):
             here = _inner(typing.get_args(here)[-1])
@@ -103,7 +103,7 @@ def section_at(model: type[BaseModel], parts: Parts) -> type[BaseModel] | None:
 def known_keys(model: type[BaseModel], parts: Parts) -> list[str]:
     """The keys that the section at `parts` may hold; empty where any may, or none."""
     section = section_at(model, parts)
-    return [field.alias or name for name, field in section.model_fields.items()] if section else []
+    return list(keyed_fields(section)) if section else []
 
 
 def _inner(annotation: Any) -> Any:

@@ -19,6 +19,7 @@ from pydantic import (
     Tag,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from specs.quantities import parse_quantity
 
@@ -49,6 +50,11 @@ class Section(BaseModel):
     """A mapping in a study: unknown keys, and values of another type, are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def keyed_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by the keys that a study writes: a field's alias, or else its name."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 class ModelSpec(Section):
@@ -349,7 +355,7 @@ class Axis(Section):
     @model_validator(mode="after")
     def _one(self) -> Axis:
         if sum(getattr(self, kind) is not None for kind in type(self).model_fields) != 1:
-            kinds = ", ".join(field.alias or name for name, field in type(self).model_fields.items())
+            kinds = ", ".join(keyed_fields(type(self)))
             raise ValueError(f"an axis has exactly one kind; write one of {kinds}, such as {{seeds: 2}}")
         return self
 

@@ -207,8 +207,7 @@ def _compare(run: RunPlan, built: Mapping[str, Built]) -> Iterator[str]:
     shape = shape_of(run)
     unplanned = set(built)
     for module in modules(shape):
-        for layer in range(shape.depth) if module.per_layer else (0,):
-            name = module.name.format(i=layer)
+        for name in module.names(shape.depth):
             if name in built:
                 unplanned.discard(name)
                 for problem in _differences(run, module, name, built[name]):
