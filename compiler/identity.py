@@ -60,7 +60,11 @@ def _deciding(part: Any) -> Any:
     """What of a part decides numbers: of modalities, not the name of their data."""
     if not isinstance(part, dict):
         return part
-    return {name: (plan.weight, plan.digest, plan.noise, plan.segments, plan.packed) for name, plan in part.items()}
+    return {
+        name: (plan.weight, plan.digest, plan.noise, plan.segments, plan.packed)
+        + ((plan.drop_condition,) if plan.drop_condition else ())
+        for name, plan in part.items()
+    }
 
 
 def plan_digest(totals: Totals, runs: tuple[RunPlan, ...]) -> str:

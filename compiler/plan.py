@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-NUMERICS = 1
+NUMERICS = 2
 """Version of everything that decides a run's numbers and is not in its plan; raised when results change."""
 
 
@@ -74,7 +74,8 @@ class ModalityPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     `weight` is its share of tokens (all weights sum to 1), `share` its share of sequences. `mean_tokens` is the mean
     number of non-padding tokens in one of its sequences, special tokens included. `segments` names the vocabulary
-    parts of a sequence in their order; `packed` sources fill each sequence with documents.
+    parts of a sequence in their order; `packed` sources fill each sequence with documents. `drop_condition` is the
+    probability that a training sequence has all segments but the last hidden, and out of the loss.
     """
 
     weight: float
@@ -86,6 +87,7 @@ class ModalityPlan(msgspec.Struct, frozen=True, kw_only=True):
     packed: bool
     mean_tokens: float
     tokens: float
+    drop_condition: float = 0.0
 
 
 class MixStage(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,15 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     padding: float
     """Share of the step's positions that are padding."""
     seconds: float
+    bands: tuple[float, ...] = ()
+    """What the sequences of each quarter of t in (0, 1], from the least masked to the most, add to `loss`: their sum is
+    `loss`."""
+    parameter_norm: float | None = None
+    """Norm of all parameters after the step."""
+    update_norm: float | None = None
+    """Norm of what the step changed them by, weight decay included."""
+    data_wait: float | None = None
+    """Share of the seconds since the row before that the first rank waited for its batches."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

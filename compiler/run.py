@@ -222,7 +222,12 @@ def _model(shape: Shape) -> ModelPlan:
 
 
 def _modalities(base: Base, manifests: dict[str, Manifest], composition: Composition) -> dict[str, ModalityPlan]:
-    """The modalities, their `tokens` still to be set."""
+    """The modalities, their `tokens` still to be set. Raises RuleError where there is no condition to drop."""
+    for modality, manifest in manifests.items():
+        if base.modalities[modality].drop_condition and len(manifest.segments) == 1:
+            path = f"modalities.{modality}.drop_condition"
+            what = f"sequences of '{modality}' have one segment, and so no condition to drop"
+            raise RuleError(path, what, "leave it out", also=(f"modalities.{modality}.data", f"modalities.{modality}"))
     return {
         modality: ModalityPlan(
             weight=composition.weights[modality],
@@ -234,6 +239,7 @@ def _modalities(base: Base, manifests: dict[str, Manifest], composition: Composi
             packed=manifest.packed,
             mean_tokens=composition.mean_tokens[modality],
             tokens=0.0,
+            drop_condition=base.modalities[modality].drop_condition,
         )
         for modality, manifest in manifests.items()
     }

@@ -94,11 +94,13 @@ class NoiseSpec(Section):
 
 
 class ModalitySpec(Section):
-    """A source of sequences. `weight` is its share of tokens, normalised over the modalities."""
+    """A source of sequences. `weight` is its share of tokens, normalised over the modalities. With probability
+    `drop_condition` a training sequence is its last segment alone, the others hidden: what guidance needs."""
 
     data: str = Field(description="data: embedded/text", min_length=1)
     weight: Annotated[float, Field(ge=0, le=1e9)] = 1.0
     noise: Annotated[NoiseSpec, BeforeValidator(_names)] = NoiseSpec(kind="linear")
+    drop_condition: Share = 0.0
 
 
 class MixSpec(Section):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -33,9 +36,10 @@ base:
 """
 
 
-def write_plan(folder: Path, noise: str, ranks: int) -> RunPlan:
-    """A model of random weights over four sequences of four tokens, padded to six; it is never updated."""
-    write_source(folder / "data", {"text": 5}, sequences=4, lengths=(3, 3))
+def write_plan(folder: Path, noise: str, ranks: int, packed: bool = False) -> RunPlan:
+    """A model of random weights over four sequences of four tokens, padded to six (or over documents of one to three
+    tokens, packed into six); it is never updated."""
+    write_source(folder / "data", {"text": 5}, sequences=4, lengths=(1 if packed else 3, 3), packed=packed)
     file = folder / "study.yaml"
     file.write_text(STUDY.format(noise=noise, ranks=ranks))
     run = compile_study(file).runs[0]
@@ -90,6 +94,17 @@ def mask_probability(n: int, k: int) -> float:
     return math.factorial(k - 1) * math.factorial(n - k) / math.factorial(n)
 
 
+def sees(run: RunPlan, tokens: list[int], n: int) -> torch.Tensor:
+    """Which keys each position sees (1, 1, L, L): in packed text its own document and the task token."""
+
+    def one(query: int, key: int) -> bool:
+        apart = run.vocabulary.specials["end"] in tokens[min(query, key) : max(query, key)]
+        return key < n and (not run.modalities["text"].packed or key == 0 or (query > 0 and not apart))
+
+    places = range(len(tokens))
+    return torch.tensor([[[[one(query, key) for key in places] for query in places]]])
+
+
 def brute_force(
     run: RunPlan, folder: Path, weights: dict[str, torch.Tensor], split: str
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -107,13 +122,13 @@ def brute_force(
         tokens, code_index = empty_rows(1, 6, run.vocabulary)
         n = source.write(index, tokens[0], code_index[0])
         tokens_count += n
-        real = torch.arange(6)[None, None, None, :] < n
+        seen = sees(run, tokens[0].tolist(), n)
         for k in range(1, n + 1):
             for masked in itertools.combinations(range(n), k):
                 noised = torch.from_numpy(tokens.copy())
                 noised[0, list(masked)] = run.vocabulary.specials["mask"]
                 scored = torch.tensor(masked)
-                logits = model(noised, attention_mask=real, code_index=torch.from_numpy(code_index), scored=scored)
+                logits = model(noised, attention_mask=seen, code_index=torch.from_numpy(code_index), scored=scored)
                 nats = cross_entropy(logits, torch.from_numpy(tokens)[0, scored], reduction="sum")
                 total = total + mask_probability(n, k) * nats
     loss = total / tokens_count
@@ -153,3 +168,37 @@ def test_loss_and_gradient_are_the_nelbo_through_the_trainer(tmp_path: Path, noi
     held_out, _ = brute_force(run, tmp_path, result["weights"], "held_out")
     assert abs(nelbo - held_out.item()) < 4 * standard_error
     assert standard_error < 0.03 * held_out.item()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_evaluation_is_the_nelbo_of_documents_apart(tmp_path: Path, packed: bool) -> None:
+    from runtime.training.evaluation import NelboValidator
+    from runtime.training.model import model_config
+
+    run = write_plan(tmp_path, "linear", 1, packed)
+    evaluation = msgspec.structs.replace(run.evaluation, sequences=16_384)
+    run = msgspec.structs.replace(run, evaluation=evaluation, batch=msgspec.structs.replace(run.batch, micro=1024))
+    model = model_config(run).build()
+    model.init_states()
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.empty_like(parameter).normal_(0.0, 0.7, generator=generator)
+        for name, parameter in model.named_parameters()
+    }
+    model.load_state_dict(weights)
+    validator = NelboValidator(
+        NelboValidator.Config(run=run, data_root=tmp_path),
+        parallel_dims=SimpleNamespace(get_optional_mesh=lambda _: None),
+        validation_context=nullcontext,
+        dp_world_size=1,
+        dp_rank=0,
+    )
+    (row,) = validator.validate([model], STEPS)
+    exact, _ = brute_force(run, tmp_path, weights, "held_out")
+    assert abs(row.nelbo - exact.item()) < 4 * row.standard_error
+    assert row.standard_error < 0.03 * exact.item()
+    if packed:
+        # If they saw each other, the numbers would tell.
+        validator.sets = {"text": (dataclasses.replace(validator.sets["text"][0], packed=False), None)}
+        (together,) = validator.validate([model], STEPS)
+        assert abs(together.nelbo - exact.item()) > 8 * row.standard_error

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from compiler.compile import compile_study
 from compiler.plan import MixStage, Noise, RunPlan
-from runtime.training.loader import NoisedLoader, times, uniforms
+from runtime.data import load
+from runtime.training.loader import IGNORE_INDEX, NoisedLoader, times, uniforms
 from runtime.training.noise import alpha, weight
-from runtime.training.stream import Mix
-from tests.tiny import write_study
+from runtime.training.stream import Mix, Sequences, empty_rows
+from specs.errors import SpecError
+from tests.tiny import STUDY, write_source, write_study
 
 NAMES = ("m0", "m1", "m2", "m3", "m4")
 
@@ -180,7 +182,7 @@ def loader(run: RunPlan, root: Path, ranks: int, rank: int, micro: int) -> Noise
     )
 
 
-def rows(batch: tuple[dict[str, torch.Tensor], torch.Tensor]) -> list[tuple[object, ...]]:
+def rows(batch: tuple[dict[str, torch.Tensor], torch.Tensor]) -> list[tuple[list[int], list[int], list[float]]]:
     inputs, labels = batch
     length = labels.shape[1]
     weights = torch.zeros(labels.numel())
@@ -191,8 +193,15 @@ def rows(batch: tuple[dict[str, torch.Tensor], torch.Tensor]) -> list[tuple[obje
     ]
 
 
+def dropping(run: RunPlan, probability: float) -> RunPlan:
+    """`run`, its images losing their captions with that probability."""
+    image = msgspec.structs.replace(run.modalities["image"], drop_condition=probability)
+    return msgspec.structs.replace(run, modalities=run.modalities | {"image": image})
+
+
 @pytest.mark.parametrize(("ranks", "micro"), [(1, 4), (1, 2), (2, 4), (2, 2), (4, 1)])
 def test_a_step_is_the_same_however_it_is_cut(run: RunPlan, tmp_path: Path, ranks: int, micro: int) -> None:
+    run = dropping(run, 0.5)
     (whole,) = [rows(loader(run, tmp_path, 1, 0, 8).batch(3, 0))]
     parts = 8 // (ranks * micro)
     cut = [
@@ -253,3 +262,69 @@ def test_sequences_read_as_their_layout_says(run: RunPlan, tmp_path: Path) -> No
         assert torch.equal(masked.flatten().nonzero().flatten(), inputs["scored"])
         assert (labels[masked] >= 0).all()
     assert seen == set(run.modalities)
+
+
+def test_a_dropped_condition_is_neither_seen_nor_scored(run: RunPlan, tmp_path: Path) -> None:
+    ids = run.vocabulary.specials
+    names = list(run.modalities)
+    always, sometimes = loader(run, tmp_path, 1, 0, 8), loader(dropping(run, 0.3), tmp_path, 1, 0, 8)
+    images = dropped = 0
+    for step in range(100):
+        (inputs, labels), (own_inputs, own_labels) = always.batch(step, 0), sometimes.batch(step, 0)
+        same = ("attention_mask", "code_index", "modality")
+        assert all(torch.equal(inputs[key], own_inputs[key]) for key in same)
+        pairs = zip(rows((inputs, labels)), rows((own_inputs, own_labels)), inputs["modality"].tolist(), strict=True)
+        for whole, own, modality in pairs:
+            images += names[modality] == "image"
+            if own == whole:
+                continue
+            dropped += 1
+            assert names[modality] == "image"
+            (_, true, _), (tokens, targets, _) = whole, own
+            begin = true.index(ids["begin:image"])
+            assert tokens[:begin] == [ids["task:image"]] + [ids["mask"]] * (begin - 1)
+            assert targets[:begin] == [IGNORE_INDEX] * begin
+            assert not any(own[2][:begin])
+            assert [part[begin:] for part in own] == [part[begin:] for part in whole]
+    assert abs(dropped / images - 0.3) < 4 * (0.3 * 0.7 / images) ** 0.5
+
+
+def test_every_condition_can_be_dropped(run: RunPlan, tmp_path: Path) -> None:
+    source = loader(dropping(run, 1.0), tmp_path, 1, 0, 8)
+    image = list(run.modalities).index("image")
+    for step in range(10):
+        inputs, labels = source.batch(step, 0)
+        assert torch.equal(labels[:, 0] == IGNORE_INDEX, inputs["modality"] == image)
+
+
+def test_what_drops_no_condition_is_the_run_it_was(tmp_path: Path) -> None:
+    def study(drop: str) -> RunPlan:
+        text = STUDY.replace("noise: cosine", f"noise: cosine{drop}")
+        return compile_study(write_study(tmp_path, text)).runs[0]
+
+    without = study("")
+    assert study(", drop_condition: 0") == without
+    ids = {study(f", drop_condition: {probability}").id for probability in (0.1, 0.2, 1)}
+    assert len(ids | {without.id}) == 4
+
+
+def test_sources_of_one_segment_have_no_condition_to_drop(tmp_path: Path) -> None:
+    text = STUDY.replace("data: data/text", "data: data/text, drop_condition: 0.1")
+    with pytest.raises(SpecError, match=r"modalities\.text\.drop_condition: .* no condition to drop; leave it out"):
+        compile_study(write_study(tmp_path, text))
+
+
+def test_the_target_is_the_last_of_any_number_of_segments(tmp_path: Path) -> None:
+    write_source(tmp_path / "data/clip", {"text": 20, "image": 4, "audio": 6}, lengths=(1, 5))
+    text = STUDY.replace("image: {weight: 1, data: data/image", "clip: {weight: 1, data: data/clip").replace("12", "24")
+    run = compile_study(write_study(tmp_path, text)).runs[0]
+    clips, words = (
+        Sequences(name, plan, load(plan.data, tmp_path).split("train"), run.vocabulary, 24, seed=None)
+        for name, plan in sorted(run.modalities.items())
+    )
+    for index in range(2 * clips.count):
+        tokens, code_index = empty_rows(1, 24, run.vocabulary)
+        length, target = clips.write(index, tokens[0], code_index[0]), clips.target(index)
+        assert tokens[0, target] == run.vocabulary.specials["begin:audio"]
+        assert length - target == clips.data.lengths[index % clips.count, -1] + 2
+    assert words.target(0) == 0

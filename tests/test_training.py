@@ -41,7 +41,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 def numbers(out: Path, run_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What a run measured, without what depends on the clock."""
     folder = out / "store" / run_id
-    timed = {"tokens_per_second", "seconds"}
+    timed = {"tokens_per_second", "seconds", "data_wait"}
     metrics = [{key: value for key, value in row.items() if key not in timed} for row in rows(folder / "metrics.jsonl")]
     return metrics, rows(folder / "eval.jsonl")
 

@@ -25,7 +25,7 @@ from compiler.plan import RunPlan
 from compiler.records import Evaluation
 from runtime.data import load
 from runtime.training.objective import weighted_cross_entropy
-from runtime.training.stream import NO_CODE, Sequences, empty_rows
+from runtime.training.stream import NO_CODE, Sequences, empty_rows, visible
 
 EVALUATION_SEED = 20260224
 """Seeds the masks of every evaluation of every run."""
@@ -36,7 +36,7 @@ Candidates = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class MaskedSet:
     """Held-out sequences of one modality with their masks: `masked` (rows, L), `weights` n / k per row, and `n` per
-    row."""
+    row. `packed` says whether they are documents, none of which sees another."""
 
     tokens: npt.NDArray[np.int64]
     code_index: npt.NDArray[np.int64]
@@ -44,6 +44,7 @@ class MaskedSet:
     masked: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.float64]
     n: npt.NDArray[np.int64]
+    packed: bool
 
 
 def mask_uniformly(candidates: Candidates, rng: np.random.Generator) -> tuple[Candidates, npt.NDArray[np.float64]]:
@@ -79,7 +80,7 @@ def held_out(run: RunPlan, name: str, data_root: Path) -> tuple[MaskedSet, Maske
 
     def masked_set(candidates: Candidates) -> MaskedSet:
         masked, weights = mask_uniformly(candidates, rng)
-        return MaskedSet(tokens, code_index, real, masked, weights, candidates.sum(axis=1))
+        return MaskedSet(tokens, code_index, real, masked, weights, candidates.sum(axis=1), modality.packed)
 
     whole = masked_set(real)
     last = next(part for part in run.vocabulary.parts if part.name == modality.segments[-1])
@@ -172,16 +173,18 @@ class NelboValidator(BaseValidator):
         micro = self.run.batch.micro
         stride = micro * self.ranks
         inputs = np.where(chosen.masked, self.run.vocabulary.specials["mask"], chosen.tokens)
+        end, packed = self.run.vocabulary.specials["end"], np.full(rows, chosen.packed)
         for start in range(0, rows, stride):
             # Every rank makes the same number of calls; one past the end repeats the last row and keeps nothing.
             mine = np.arange(start + self.rank * micro, start + (self.rank + 1) * micro)
             keep = mine < rows
             mine = np.minimum(mine, rows - 1)
             scored = np.flatnonzero(chosen.masked[mine] & keep[:, None])
+            seen = visible(chosen.tokens[mine], chosen.real[mine], packed[mine], end)
             with self.context():
                 logits = model(
                     torch.from_numpy(inputs[mine]).to(device),
-                    attention_mask=torch.from_numpy(chosen.real[mine])[:, None, None, :].to(device),
+                    attention_mask=torch.from_numpy(seen).to(device),
                     code_index=torch.from_numpy(chosen.code_index[mine]).to(device),
                     scored=torch.from_numpy(scored).to(device),
                 )

@@ -16,9 +16,9 @@ from torchtitan.components.loss import IGNORE_INDEX
 from compiler.plan import RunPlan
 from runtime.data import load
 from runtime.training.noise import alpha, weight
-from runtime.training.stream import Mix, Sequences, empty_rows
+from runtime.training.stream import Mix, Sequences, empty_rows, visible
 
-MASKS, TIMES = 1, 2
+MASKS, TIMES, DROPS = 1, 2, 3
 """Streams of random numbers of one seed."""
 
 
@@ -47,9 +47,15 @@ class NoisedLoader(BaseDataLoader):
     """Micro-batches of the training stream, masked.
 
     Yields `({"input", "attention_mask", "code_index", "scored", "weights", "modality"}, labels)`: `input` (B, L) with
-    masked tokens replaced, `labels` (B, L) the true tokens with IGNORE_INDEX at padding only, so that torchtitan's
-    count of valid tokens is that of all non-padding tokens; `scored` (S,) the flat places of masked tokens and
-    `weights` (S,) their loss weight; `modality` (B,) indexes the plan's modalities.
+    masked tokens replaced; `attention_mask` says which keys are seen (`visible`); `labels` (B, L) are the true tokens,
+    IGNORE_INDEX where none can be scored, so that torchtitan's count of valid tokens, the loss's divisor, is that of
+    all tokens that can be, masked or not; `scored` (S,) the flat places of masked tokens and `weights` (S,) their loss
+    weight; `modality` (B,) indexes the plan's modalities.
+
+    What cannot be scored is padding and, with probability `drop_condition` for each sequence by itself, its condition:
+    every segment but the last is then replaced by mask tokens, brackets too, and counts as padding for the divisor. So
+    does the task token, which stays as it is. The loss of such a sequence is that of its last segment with its
+    brackets, generated without a condition: what classifier-free guidance needs (arXiv 2207.12598).
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -78,6 +84,8 @@ class NoisedLoader(BaseDataLoader):
             for name, modality in run.modalities.items()
         ]
         self.noises = [modality.noise for modality in run.modalities.values()]
+        self.packed = np.array([modality.packed for modality in run.modalities.values()])
+        self.dropping = np.array([modality.drop_condition for modality in run.modalities.values()])
         self.step, self.part = 0, 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -106,6 +114,12 @@ class NoisedLoader(BaseDataLoader):
             ]
         )
         real = np.arange(run.sequence_length) < lengths[:, None]
+        seen = visible(tokens, real, self.packed[modality], run.vocabulary.specials["end"])
+        scorable = real.copy()
+        for row in self._dropped(step * physical + first, modality):
+            target = self.sources[modality[row]].target(int(index[row]))
+            tokens[row, 1:target] = run.vocabulary.specials["mask"]
+            scorable[row, :target] = False
         kept = np.empty(self.micro)
         weights = np.empty(self.micro)
         for m, noise in enumerate(self.noises):
@@ -114,19 +128,25 @@ class NoisedLoader(BaseDataLoader):
             kept[where] = alpha(noise, t_m).numpy()
             weights[where] = weight(noise, t_m).numpy()
         drawn = uniforms(run.seed, MASKS, step * physical + first, self.micro, run.sequence_length)
-        masked = (drawn < 1.0 - kept[:, None]) & real
+        masked = (drawn < 1.0 - kept[:, None]) & scorable
 
-        labels = np.where(real, tokens, IGNORE_INDEX)
+        labels = np.where(scorable, tokens, IGNORE_INDEX)
         scored = np.flatnonzero(masked)
         tokens[masked] = run.vocabulary.specials["mask"]
         return {
             "input": torch.from_numpy(tokens),
-            "attention_mask": torch.from_numpy(real)[:, None, None, :],
+            "attention_mask": torch.from_numpy(seen),
             "code_index": torch.from_numpy(code_index),
             "scored": torch.from_numpy(scored),
             "weights": torch.from_numpy(weights[scored // run.sequence_length].astype(np.float32)),
             "modality": torch.from_numpy(modality),
         }, torch.from_numpy(labels)
+
+    def _dropped(self, start: int, modality: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Which of the sequences from stream position `start` on, of these modalities, lose their condition."""
+        if not self.dropping.any():
+            return np.empty(0, dtype=np.int64)
+        return np.flatnonzero(uniforms(self.run.seed, DROPS, start, len(modality), 1)[:, 0] < self.dropping[modality])
 
     def state_dict(self) -> dict[str, Any]:
         """The step that the next batch belongs to; checkpoints are taken between steps."""

@@ -9,10 +9,15 @@ from typing import Any
 
 import msgspec
 import torch
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 from torchtitan.components.metrics import MetricsProcessor
 
 from compiler.plan import RunPlan
 from compiler.records import Evaluation, Metrics, write_atomically
+
+BANDS = 4
+"""Equal bands of t in (0, 1] that the loss is split by."""
 
 
 class Rows:
@@ -44,7 +49,7 @@ class Rows:
 
 
 class RunMetrics(MetricsProcessor):
-    """torchtitan's metrics, plus rows of `metrics.jsonl` with the loss of each modality."""
+    """torchtitan's metrics, plus rows of `metrics.jsonl`: the loss by modality and by time, norms, waiting for data."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
@@ -68,19 +73,44 @@ class RunMetrics(MetricsProcessor):
         modalities = len(self.run.modalities)
         self.loss_sums = torch.zeros(modalities, dtype=torch.float64)
         self.token_sums = torch.zeros(modalities, dtype=torch.float64)
+        self.band_sums = torch.zeros(BANDS, dtype=torch.float64)
+        self.micro_batches = 0
+        self.before: list[torch.Tensor] = []
 
     def add(
         self,
         terms: torch.Tensor,
-        modality_of_term: torch.Tensor,
+        row_of_term: torch.Tensor,
         tokens_of_row: torch.Tensor,
         modality_of_row: torch.Tensor,
+        time_of_row: torch.Tensor,
     ) -> None:
-        """Add a micro-batch: each scored token's loss term (S,), and each sequence's non-padding tokens (B,)."""
+        """Add a micro-batch: the loss term of each scored token and the sequence it is of (S,); and of each sequence
+        (B,) its non-padding tokens, modality and time t in (0, 1]."""
         modalities = len(self.run.modalities)
         # On the host: CUDA has no deterministic bincount of weights.
-        self.loss_sums += torch.bincount(modality_of_term.cpu(), terms.double().cpu(), modalities)
-        self.token_sums += torch.bincount(modality_of_row.cpu(), tokens_of_row.double().cpu(), modalities)
+        terms, row_of_term, modality_of_row = terms.double().cpu(), row_of_term.cpu(), modality_of_row.cpu()
+        band_of_row = (time_of_row.cpu() * BANDS).ceil().long() - 1
+        self.loss_sums += torch.bincount(modality_of_row[row_of_term], terms, modalities)
+        self.token_sums += torch.bincount(modality_of_row, tokens_of_row.double().cpu(), modalities)
+        self.band_sums += torch.bincount(band_of_row[row_of_term], terms, BANDS)
+        self.micro_batches += 1
+
+    def remember_parameters(self) -> None:
+        """Copy the parameters, so that the update that follows can be measured."""
+        self.before = [parameter.detach().clone() for parameter in self._parameters()]
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [parameter.detach() for part in self.model_parts for parameter in part.parameters()]
+
+    def _norms(self) -> tuple[float, float | None]:
+        """Norm of all parameters, and of their last update where they were remembered before it."""
+        parameters = self._parameters()
+        if not self.before:
+            return norm(parameters), None
+        torch._foreach_sub_(self.before, parameters)
+        update, self.before = self.before, []
+        return norm(parameters), norm(update)
 
     def should_log(self, step: int) -> bool:
         """At the first step, the last, and every `log_every`-th."""
@@ -105,15 +135,18 @@ class RunMetrics(MetricsProcessor):
     ) -> None:
         """Log one step, on all ranks together."""
         assert extra_metrics is not None
+        waited = sum(self.data_loading_times)  # emptied by what follows
         super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
-        sums = torch.cat([self.loss_sums, self.token_sums])
+        parameter_norm, update_norm = self._norms()
+        sums = torch.cat([self.loss_sums, self.token_sums, self.band_sums])
         mesh = self.parallel_dims.get_optional_mesh("loss")
         if mesh is not None:
             device = torch.device(mesh.device_type)
             sums = sums.to(device)
             torch.distributed.all_reduce(sums, group=mesh.get_group())
-        losses, tokens = sums.cpu().chunk(2)
+        losses, tokens, bands = torch.split(sums.cpu(), [len(self.loss_sums), len(self.token_sums), BANDS])
         now = time.perf_counter()
+        elapsed = max(now - self.last_logged, 1e-9)
         total = int(extra_metrics["n_tokens_seen"])
         positions = self.run.batch.physical * self.run.sequence_length
         if self.writes:
@@ -129,9 +162,13 @@ class RunMetrics(MetricsProcessor):
                     },
                     lr=next(value for key, value in extra_metrics.items() if key.startswith("lr/")),
                     grad_norm=grad_norm,
-                    tokens_per_second=(total - self.last_tokens) / max(now - self.last_logged, 1e-9),
+                    tokens_per_second=(total - self.last_tokens) / elapsed,
                     padding=1.0 - float(tokens.sum()) / positions,
                     seconds=self.seconds_before + now - self.started,
+                    bands=tuple((bands / tokens.sum()).tolist()),
+                    parameter_norm=parameter_norm,
+                    update_norm=update_norm,
+                    data_wait=waited / elapsed,
                 )
             )
         self.last_logged, self.last_tokens = now, total
@@ -141,3 +178,9 @@ class RunMetrics(MetricsProcessor):
         if self.writes:
             for row in rows:
                 self.evaluations.append(row)
+
+
+def norm(tensors: list[torch.Tensor]) -> float:
+    """The Euclidean norm of tensors, whole or sharded, taken together; every rank must ask."""
+    total = get_total_norm(tensors, foreach=True)
+    return float(total.full_tensor() if isinstance(total, DTensor) else total)

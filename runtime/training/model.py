@@ -22,13 +22,15 @@ from torchtitan.protocols.module import Module
 
 from compiler.layout import Row, table
 from compiler.plan import RunPlan
+from runtime.training import objective
+from runtime.training.objective import Scores, Targets
 
 
 class BidirectionalAttention(Module):
     """Scaled dot-product attention in which every position sees every position that `attention_masks` allows.
 
-    `attention_masks` is a boolean (B, 1, 1 or L, L), True where a key may be seen. torchtitan's own SDPA module takes
-    no mask.
+    `attention_masks` is boolean, True where a key may be seen: (B, 1, 1, L) for all queries alike, or (B, 1, L, L).
+    Each query must see a key. torchtitan's own SDPA module takes no mask.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -87,6 +89,25 @@ class Block(TransformerBlock):
         return torch.add(h_BLD, self.feed_forward(self.ffn_norm(h_BLD)), alpha=self.residual)
 
 
+class Head(Linear):
+    """The output head: from the final hidden states to logits, or to scores where the logits would be too many."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Linear.Config):
+        """As that of the matrix."""
+
+    def forward(self, input: torch.Tensor, targets: Targets | None = None) -> torch.Tensor | Scores:
+        """Logits (S, V) of hidden states (S, D); given targets, their scores instead where S · V is above
+        `objective.LOGITS`.
+
+        A forward pass of its own, so that FSDP gathers the weight once, however many chunks there are.
+        """
+        if targets is None or input.shape[0] * self.out_features <= objective.LOGITS:
+            return super().forward(input)
+        rows = max(1, objective.LOGITS // self.out_features)
+        return objective.chunked_scores(input, self.weight, targets, rows)
+
+
 class MaskedDiffusionModel(Decoder):
     """p(x_i | x_t) for the masked positions of a batch."""
 
@@ -134,11 +155,14 @@ class MaskedDiffusionModel(Decoder):
         attention_mask: torch.Tensor,
         code_index: torch.Tensor,
         scored: torch.Tensor,
-    ) -> torch.Tensor:
-        """Logits (S, V) at the flat positions `scored` (S,) of the (B, L) batch.
+        targets: Targets | None = None,
+    ) -> torch.Tensor | Scores:
+        """Logits (S, V) at the flat positions `scored` (S,) of the (B, L) batch; given their targets, their scores
+        instead where the logits would be too many to stand in memory (`Head`).
 
-        `attention_mask` is (B, 1, 1 or L, L), True for visible keys. `code_index` (B, L) counts positions within a
-        sequence's codes and is -1 elsewhere: RoPE alone learns where in an image a code lies only slowly.
+        `attention_mask` is True for visible keys: (B, 1, 1, L) where only padding is hidden, (B, 1, L, L) where
+        documents are. `code_index` (B, L) counts positions within a sequence's codes and is -1 elsewhere: RoPE alone
+        learns where in an image a code lies only slowly.
         """
         h_BLD = self.tok_embeddings(tokens_BL)
         place_BLD = self.code_positions(code_index.clamp(min=0)) * (code_index >= 0).unsqueeze(-1)
@@ -146,7 +170,7 @@ class MaskedDiffusionModel(Decoder):
         for layer in self.layers.values():
             h_BLD = layer(h_BLD, attention_mask)
         h_SD = self.norm(h_BLD.flatten(0, 1)[scored])
-        return self.lm_head(h_SD * self.multipliers.head)
+        return self.lm_head(h_SD * self.multipliers.head, targets)
 
 
 @torch.no_grad()
@@ -203,6 +227,6 @@ def model_config(run: RunPlan) -> MaskedDiffusionModel.Config:
         code_positions=Embedding.Config(num_embeddings=run.sequence_length, embedding_dim=width),
         layers=[block() for _ in range(shape.depth)],
         norm=RMSNorm.Config(normalized_shape=width),
-        lm_head=linear(width, shape.vocabulary),
+        lm_head=Head.Config(in_features=width, out_features=shape.vocabulary),
         run=run,
     )

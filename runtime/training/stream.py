@@ -18,6 +18,7 @@ from compiler.plan import MixStage, ModalityPlan, Vocabulary
 from runtime.data import Split
 
 Indices: TypeAlias = npt.NDArray[np.int64]
+Visible: TypeAlias = npt.NDArray[np.bool_]
 
 NO_CODE = -1
 """`code_index` of a position that is no code: text, special tokens, padding."""
@@ -130,10 +131,24 @@ class Sequences:
     def write(self, index: int, tokens: npt.NDArray[np.int64], code_index: npt.NDArray[np.int64]) -> int:
         """Write sequence `index` (counting on over epochs) into two rows of `length`, and return how many tokens it
         has."""
-        epoch, place = divmod(index, self.count)
-        self._start_epoch(epoch)
+        place = self._find(index)
         tokens[0] = self.task
         return self._write_packed(place, tokens) if self.packed else self._write_pair(place, tokens, code_index)
+
+    def target(self, index: int) -> int:
+        """Where the last segment of sequence `index` starts, with its `begin` token: between the task token and it
+        stands its condition. 0 for sources of one segment, which have none."""
+        if not self.brackets:
+            return 0
+        place = self._find(index)
+        condition = self.data.lengths[self._order[place], :-1]
+        return 1 + int(condition.sum()) + 2 * (len(condition) - 1)
+
+    def _find(self, index: int) -> int:
+        """The place of a sequence in its epoch, which is made ready."""
+        epoch, place = divmod(index, self.count)
+        self._start_epoch(epoch)
+        return place
 
     def _write_packed(self, place: int, tokens: npt.NDArray[np.int64]) -> int:
         at, left = 1, place * (self.length - 1)
@@ -174,3 +189,20 @@ def empty_rows(rows: int, length: int, vocabulary: Vocabulary) -> tuple[npt.NDAr
     """Token rows of padding, and their `code_index` rows."""
     tokens = np.full((rows, length), vocabulary.specials["pad"], dtype=np.int64)
     return tokens, np.full((rows, length), NO_CODE, dtype=np.int64)
+
+
+def visible(tokens: Indices, real: npt.NDArray[np.bool_], packed: npt.NDArray[np.bool_], end: int) -> Visible:
+    """Which keys each query sees, for true `tokens` (B, L), `real` (B, L) False at padding, and `packed` (B,) rows.
+
+    Boolean (B, 1, 1, L), the same for all queries, where no row is packed; else (B, 1, L, L). In a packed row a token
+    sees its own document, up to and with the `end` token that closes it, and the task token. The task token sees
+    itself only: in what it gathered, documents would meet.
+    """
+    if not packed.any():
+        return real[:, None, None, :]
+    ended = tokens == end
+    document = np.where(packed[:, None], np.cumsum(ended, axis=1) - ended, 0).astype(np.int32)
+    document[packed, 0] = -1
+    seen: Visible = document[:, :, None] == np.where(real, document, -2)[:, None, :]
+    seen[:, :, 0] = True
+    return seen[:, None]

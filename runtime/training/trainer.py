@@ -27,10 +27,10 @@ from torchtitan.trainer import Trainer
 
 from compiler.plan import RunPlan
 from runtime.training.evaluation import NelboValidator
-from runtime.training.loader import NoisedLoader
+from runtime.training.loader import NoisedLoader, times
 from runtime.training.metrics import RunMetrics
 from runtime.training.model import model_config
-from runtime.training.objective import MaskedDiffusionLoss
+from runtime.training.objective import MaskedDiffusionLoss, Targets
 from runtime.training.parallelize import parallelize
 from runtime.training.platform import ON_CPU
 
@@ -63,6 +63,7 @@ class DiffusionTrainer(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.run = config.run
+        self.optimizers.register_step_pre_hook(self._before_update)
 
     def post_dataloading_process(
         self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor
@@ -82,19 +83,33 @@ class DiffusionTrainer(Trainer):
         """Forward and backward of one micro-batch; returns its share of the global loss."""
         scored, weights, modality = extra_kwargs["scored"], extra_kwargs["weights"], extra_kwargs["modality"]
         with self.train_context():
-            logits = self.model_parts[0](
+            targets = Targets(labels.flatten()[scored], weights)
+            pred = self.model_parts[0](
                 inputs,
                 attention_mask=extra_kwargs["attention_mask"],
                 code_index=extra_kwargs["code_index"],
                 scored=scored,
+                targets=targets,
             )
-            loss, parts = self.loss_fn(logits, labels.flatten()[scored], global_valid_tokens, weights=weights)
-            del logits
+            loss, parts = self.loss_fn(pred, targets.labels, global_valid_tokens, weights=weights)
+            del pred
             loss.backward()
         if self.metrics_processor.should_log(self.step):
             tokens = (labels != IGNORE_INDEX).sum(dim=1)
-            self.metrics_processor.add(parts["terms"], modality[scored // labels.shape[1]], tokens, modality)
+            self.metrics_processor.add(parts["terms"], scored // labels.shape[1], tokens, modality, self._times())
         return loss
+
+    def _times(self) -> torch.Tensor:
+        """Times t (B,) of the micro-batch at hand, drawn again: the loader does not hand them on."""
+        step, physical = self.step - 1, self.run.batch.physical
+        modality, _ = self.dataloader.mix.window(step * physical, (step + 1) * physical)
+        t = times(self.run.seed, step, modality, len(self.run.modalities))
+        place = self.metrics_processor.micro_batches * self.dataloader.ranks + self.dataloader.rank
+        return torch.from_numpy(t[place * self.run.batch.micro :][: self.run.batch.micro])
+
+    def _before_update(self, *_unused: Any) -> None:
+        if self.metrics_processor.should_log(self.step):
+            self.metrics_processor.remember_parameters()
 
     def train(self) -> None:
         """Train from the newest checkpoint, or from the start, to the plan's last step.
