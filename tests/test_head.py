@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from compiler.compile import compile_study
 from compiler.plan import RunPlan
-from runtime.training import objective
-from runtime.training.model import Head
-from runtime.training.objective import MaskedDiffusionLoss, Scores, Targets, chunked_scores
+from runtime.training import head as head_module
+from runtime.training.head import Head, Scores, Targets, chunked_scores
+from runtime.training.objective import MaskedDiffusionLoss
 from tests.ranks import run_ranks
 from tests.tiny import STUDY, write_study
 
@@ -120,7 +120,7 @@ def test_only_the_chunk_s_logits_stand_in_memory(
     monkeypatch: pytest.MonkeyPatch, limit: int | None, largest: int
 ) -> None:
     if limit is not None:
-        monkeypatch.setattr(objective, "LOGITS", limit)
+        monkeypatch.setattr(head_module, "LOGITS", limit)
     hidden, _, targets = problem(300, 8, 500, torch.float32)
     head, loss_fn = head_of(8, 500), MaskedDiffusionLoss.Config().build(compile_config=None)
     with Largest() as watch:
@@ -133,7 +133,7 @@ def test_few_logits_are_those_of_the_matrix_to_the_bit(monkeypatch: pytest.Monke
     hidden, _, targets = problem(20, 8, 30, torch.float32)
     head = head_of(8, 30)
     assert torch.equal(head(hidden, targets), F.linear(hidden, head.weight))
-    monkeypatch.setattr(objective, "LOGITS", 20 * 30 - 1)
+    monkeypatch.setattr(head_module, "LOGITS", 20 * 30 - 1)
     assert isinstance(head(hidden, targets), Scores)
     assert torch.equal(head(hidden), F.linear(hidden, head.weight))
 
@@ -149,7 +149,7 @@ def train(rank: int, ranks: int, folder: Path) -> None:
     run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
     run = msgspec.structs.replace(run, parallel=msgspec.structs.replace(run.parallel, shard=ranks))
     for limit in LIMITS:
-        objective.LOGITS = limit
+        head_module.LOGITS = limit
         trainer = trainer_config(run, folder / str(limit), folder).build()
         gradients: dict[str, torch.Tensor] = {}
 

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from compiler.compile import compile_study
 from compiler.plan import MixStage, Noise, RunPlan
 from runtime.data import load
-from runtime.training.loader import IGNORE_INDEX, NoisedLoader, times, uniforms
+from runtime.training.draws import uniforms
+from runtime.training.loader import IGNORE_INDEX, NoisedLoader
 from runtime.training.noise import alpha, weight
 from runtime.training.stream import Mix, Sequences, empty_rows
+from runtime.training.times import times
 from specs.errors import SpecError
 from tests.tiny import STUDY, write_source, write_study
 

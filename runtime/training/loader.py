@@ -15,32 +15,10 @@ from torchtitan.components.loss import IGNORE_INDEX
 
 from compiler.plan import RunPlan
 from runtime.data import load
+from runtime.training.draws import DROPS, MASKS, uniforms
 from runtime.training.noise import alpha, weight
 from runtime.training.stream import Mix, Sequences, empty_rows, visible
-
-MASKS, TIMES, DROPS = 1, 2, 3
-"""Streams of random numbers of one seed."""
-
-
-def uniforms(seed: int, stream: int, start: int, rows: int, columns: int) -> npt.NDArray[np.float64]:
-    """Rows `start` to `start + rows - 1` of an endless table of uniform numbers in [0, 1), reached without the rows
-    before."""
-    blocks = -(-columns // 4)  # one counter value of Philox gives four numbers
-    key = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
-    generator = np.random.Philox(key=key)
-    generator.advance(start * blocks)
-    return np.random.Generator(generator).random((rows, 4 * blocks))[:, :columns]
-
-
-def times(seed: int, step: int, modality: npt.NDArray[np.int64], modalities: int) -> npt.NDArray[np.float64]:
-    """Times t in (0, 1] of a global batch's sequences: within each modality a lattice of equal gaps, shifted by one
-    uniform number (low-discrepancy sampling), whatever the number of ranks."""
-    t = np.empty(len(modality))
-    shifts = uniforms(seed, TIMES, step, 1, modalities)[0]
-    for m in range(modalities):
-        where = np.flatnonzero(modality == m)
-        t[where] = 1.0 - (shifts[m] + np.arange(len(where)) / max(len(where), 1)) % 1.0
-    return t
+from runtime.training.times import times
 
 
 class NoisedLoader(BaseDataLoader):

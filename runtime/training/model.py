@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torchtitan.components.checkpointer.utils import canonical_fqn
@@ -22,47 +21,8 @@ from torchtitan.protocols.module import Module
 
 from compiler.layout import Row, table
 from compiler.plan import RunPlan
-from runtime.training import objective
-from runtime.training.objective import Scores, Targets
-
-
-class BidirectionalAttention(Module):
-    """Scaled dot-product attention in which every position sees every position that `attention_masks` allows.
-
-    `attention_masks` is boolean, True where a key may be seen: (B, 1, 1, L) for all queries alike, or (B, 1, L, L).
-    Each query must see a key. torchtitan's own SDPA module takes no mask.
-    """
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(Module.Config):
-        """`scale` multiplies q·k before the softmax."""
-
-        scale: float
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.scale = config.scale
-
-    def forward(
-        self,
-        q_BLNH: torch.Tensor,
-        k_BLNH: torch.Tensor,
-        v_BLNH: torch.Tensor,
-        *,
-        attention_masks: torch.Tensor | None = None,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> torch.Tensor:
-        """Attend; returns (B, L, N, H). `scale` is the caller's default and gives way to the plan's."""
-        out_BNLH = F.scaled_dot_product_attention(
-            q_BLNH.transpose(1, 2),
-            k_BLNH.transpose(1, 2),
-            v_BLNH.transpose(1, 2),
-            attn_mask=attention_masks,
-            scale=self.scale,
-            enable_gqa=enable_gqa,
-        )
-        return out_BNLH.transpose(1, 2)
+from runtime.training.attention import BidirectionalAttention
+from runtime.training.head import Head, Scores, Targets
 
 
 class Block(TransformerBlock):
@@ -87,25 +47,6 @@ class Block(TransformerBlock):
         """One block; returns (B, L, D)."""
         h_BLD = torch.add(x_BLD, self.attention(self.attention_norm(x_BLD), attention_masks), alpha=self.residual)
         return torch.add(h_BLD, self.feed_forward(self.ffn_norm(h_BLD)), alpha=self.residual)
-
-
-class Head(Linear):
-    """The output head: from the final hidden states to logits, or to scores where the logits would be too many."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(Linear.Config):
-        """As that of the matrix."""
-
-    def forward(self, input: torch.Tensor, targets: Targets | None = None) -> torch.Tensor | Scores:
-        """Logits (S, V) of hidden states (S, D); given targets, their scores instead where S · V is above
-        `objective.LOGITS`.
-
-        A forward pass of its own, so that FSDP gathers the weight once, however many chunks there are.
-        """
-        if targets is None or input.shape[0] * self.out_features <= objective.LOGITS:
-            return super().forward(input)
-        rows = max(1, objective.LOGITS // self.out_features)
-        return objective.chunked_scores(input, self.weight, targets, rows)
 
 
 class MaskedDiffusionModel(Decoder):

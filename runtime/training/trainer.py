@@ -27,12 +27,14 @@ from torchtitan.trainer import Trainer
 
 from compiler.plan import RunPlan
 from runtime.training.evaluation import NelboValidator
-from runtime.training.loader import NoisedLoader, times
+from runtime.training.head import Targets
+from runtime.training.loader import NoisedLoader
 from runtime.training.metrics import RunMetrics
 from runtime.training.model import model_config
-from runtime.training.objective import MaskedDiffusionLoss, Targets
+from runtime.training.objective import MaskedDiffusionLoss
 from runtime.training.parallelize import parallelize
 from runtime.training.platform import ON_CPU
+from runtime.training.times import times
 
 
 class TrainingError(RuntimeError):

@@ -28,9 +28,10 @@ from compiler.compile import compile_study
 from compiler.cost import hardware_flops
 from compiler.layout import shape_of
 from compiler.plan import RunPlan
+from runtime.training.head import Targets
 from runtime.training.loader import NoisedLoader
 from runtime.training.model import model_config
-from runtime.training.objective import MaskedDiffusionLoss, Targets
+from runtime.training.objective import MaskedDiffusionLoss
 from runtime.training.trainer import activation_checkpoint
 from tests.tiny import write_source
 
