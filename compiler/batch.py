@@ -37,11 +37,11 @@ def resolve_batch(base: Base, shape: Shape, accelerator: Accelerator) -> BatchPl
         todo = "lower it, or set batch.allow_supercritical: true"
         cause = ("tokens", "sequence_length", "transfer.critical", "transfer")
         raise RuleError("batch.physical", what, todo, also=cause)
-    if physical % parallel.ranks:
-        what = f"{physical} sequences do not divide over {parallel.ranks} ranks"
+    if physical % parallel.data_ranks:
+        what = f"{physical} sequences do not divide over {parallel.data_ranks} ranks"
         ways = ("parallel.shard", "parallel.replicate", "batch")
-        raise RuleError("batch.physical", what, f"use a multiple of {parallel.ranks}", also=ways)
-    local = physical // parallel.ranks
+        raise RuleError("batch.physical", what, f"use a multiple of {parallel.data_ranks}", also=ways)
+    local = physical // parallel.data_ranks
     micro = spec.micro or _micro(
         local, _room(shape, parallel, base.dtype, accelerator.memory), accelerator.positions // shape.positions
     )
@@ -63,7 +63,13 @@ def resolve_batch(base: Base, shape: Shape, accelerator: Accelerator) -> BatchPl
 def parallel_plan(base: Base) -> ParallelPlan:
     """The processes of a run."""
     spec = base.parallel
-    return ParallelPlan(shard=spec.shard, replicate=spec.replicate, activation_checkpoint=spec.activation_checkpoint)
+    return ParallelPlan(
+        shard=spec.shard,
+        replicate=spec.replicate,
+        tensor=spec.tensor,
+        activation_checkpoint=spec.activation_checkpoint,
+        compile=spec.compile,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -105,7 +111,7 @@ def _largest(base: Base, shape: Shape, parallel: ParallelPlan, logical: float | 
         what += f"{accelerator.memory / 1e9:.3g} GB"
         todo = "raise parallel.shard, or set parallel.activation_checkpoint: full"
         raise RuleError("batch.physical", what, todo, also=("batch.micro", "parallel.shard", "model", "batch"))
-    unit = parallel.ranks * (spec.micro or 1)
+    unit = parallel.data_ranks * (spec.micro or 1)
     if spec.micro is None:
-        most = min(most, room * parallel.ranks)
+        most = min(most, room * parallel.data_ranks)
     return max(unit, math.floor(most + 0.5 if critical is None else most) // unit * unit)

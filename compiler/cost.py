@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -84,17 +83,14 @@ def masked_share(noise: Noise) -> float:
             raise ValueError(f"unknown noise schedule {noise.kind!r}")
 
 
-def scored_share(
-    noises: Mapping[str, Noise], shares: Mapping[str, float], mean_tokens: Mapping[str, float], positions: int
-) -> float:
-    """Share of positions, padding included, at which the head is computed: the masked ones."""
-    return sum(shares[name] * mean_tokens[name] / positions * masked_share(noises[name]) for name in noises)
-
-
-def shard_shape(module: Module, shard: int) -> tuple[int, ...]:
-    """Shape of rank 0's part of a parameter: FSDP cuts the first dimension into chunks of ⌈rows / shard⌉ rows, of which
-    the last ranks may have fewer or none."""
-    return (-(-module.shape[0] // shard), *module.shape[1:])
+def shard_shape(module: Module, parallel: ParallelPlan) -> tuple[int, ...]:
+    """Shape of rank 0's part of a parameter: tensor parallelism cuts its `cut` dimension into chunks of ⌈size / tensor⌉,
+    of which the last processes may have less or nothing, and FSDP then the first dimension likewise."""
+    shape = list(module.shape)
+    if module.cut is not None:
+        shape[module.cut] = -(-shape[module.cut] // parallel.tensor)
+    shape[0] = -(-shape[0] // parallel.shard)
+    return tuple(shape)
 
 
 @lru_cache(maxsize=65536)
@@ -169,7 +165,7 @@ def memory(shape: Shape, micro: int, parallel: ParallelPlan, dtype: str) -> Memo
     size = tensors = 0
     for module in modules(shape):
         copies = module.copies(shape.depth)
-        size += 4 * copies * math.prod(shard_shape(module, parallel.shard))
+        size += 4 * copies * math.prod(shard_shape(module, parallel))
         tensors += copies
     optimizer = 2 * size + 4 * tensors
     active = sum(activations(shape, micro, parallel.activation_checkpoint, dtype))

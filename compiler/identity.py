@@ -41,6 +41,8 @@ class Identity:
                     run.clip,
                     run.multipliers,
                     run.schedule,
+                    run.time,
+                    run.head,
                     run.seed,
                     run.dtype,
                     run.evaluation.sequences,

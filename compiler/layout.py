@@ -32,13 +32,15 @@ class Shape(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A kind of parameter. `{i}` in `name` is the layer; `fan_in` is None for what does not multiply matrices."""
+    """A kind of parameter. `{i}` in `name` is the layer; `fan_in` is None for what does not multiply matrices; `cut` is
+    the dimension that tensor parallelism divides, None where each of its processes has the whole."""
 
     name: str
     shape: tuple[int, ...]
     group: str
     fan_in: int | None = None
     embedding: bool = False
+    cut: int | None = None
 
     @property
     def size(self) -> int:
@@ -90,21 +92,21 @@ def modules(shape: Shape) -> tuple[Module, ...]:
     width, ffn, head_dim, vocabulary = shape.width, shape.ffn, shape.head_dim, shape.vocabulary
     attention, ffn_path = "layers.{i}.attention", "layers.{i}.feed_forward"
     return (
-        Module("tok_embeddings.weight", (vocabulary, width), "embedding", embedding=True),
+        Module("tok_embeddings.weight", (vocabulary, width), "embedding", embedding=True, cut=0),
         Module("code_positions.weight", (shape.positions, width), "positions", embedding=True),
         Module("layers.{i}.attention_norm.weight", (width,), "hidden_norm"),
-        Module(f"{attention}.qkv_linear.wq.weight", (width, width), "hidden", width),
-        Module(f"{attention}.qkv_linear.wk.weight", (width, width), "hidden", width),
-        Module(f"{attention}.qkv_linear.wv.weight", (width, width), "hidden", width),
-        Module(f"{attention}.wo.weight", (width, width), "hidden", width),
+        Module(f"{attention}.qkv_linear.wq.weight", (width, width), "hidden", width, cut=0),
+        Module(f"{attention}.qkv_linear.wk.weight", (width, width), "hidden", width, cut=0),
+        Module(f"{attention}.qkv_linear.wv.weight", (width, width), "hidden", width, cut=0),
+        Module(f"{attention}.wo.weight", (width, width), "hidden", width, cut=1),
         Module(f"{attention}.q_norm.weight", (head_dim,), "qk_norm"),
         Module(f"{attention}.k_norm.weight", (head_dim,), "qk_norm"),
         Module("layers.{i}.ffn_norm.weight", (width,), "hidden_norm"),
-        Module(f"{ffn_path}.w1.weight", (ffn, width), "hidden", width),
-        Module(f"{ffn_path}.w2.weight", (width, ffn), "hidden_down", ffn),
-        Module(f"{ffn_path}.w3.weight", (ffn, width), "hidden", width),
+        Module(f"{ffn_path}.w1.weight", (ffn, width), "hidden", width, cut=0),
+        Module(f"{ffn_path}.w2.weight", (width, ffn), "hidden_down", ffn, cut=1),
+        Module(f"{ffn_path}.w3.weight", (ffn, width), "hidden", width, cut=0),
         Module("norm.weight", (width,), "final_norm"),
-        Module("lm_head.weight", (vocabulary, width), "head", width, embedding=True),
+        Module("lm_head.weight", (vocabulary, width), "head", width, embedding=True, cut=0),
     )
 
 

@@ -157,19 +157,45 @@ class SchedulePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParallelPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Processes of one run. `shard` is the FSDP degree, `replicate` the number of such groups (HSDP).
+    """Processes of one run. `shard` is the FSDP degree, `replicate` the number of such groups (HSDP), `tensor` the
+    number of processes that share each matrix and see the same data (tensor parallel).
 
     `activation_checkpoint`: `none`, or `full`, which keeps each block's input only and computes the block again.
+    `compile`: whether torch.compile compiles the blocks and the loss.
     """
 
     shard: int = 1
     replicate: int = 1
+    tensor: int = 1
     activation_checkpoint: str = "none"
+    compile: bool = False
+
+    @property
+    def data_ranks(self) -> int:
+        """Ranks that see a share of the batch of their own."""
+        return self.shard * self.replicate
 
     @property
     def ranks(self) -> int:
-        """Processes in all; each sees its own share of the batch."""
-        return self.shard * self.replicate
+        """Processes in all."""
+        return self.data_ranks * self.tensor
+
+
+class TimePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How times t are drawn: `sampling` is lattice, antithetic or independent; `importance` none, weight or learned."""
+
+    sampling: str = "lattice"
+    importance: str = "none"
+
+
+class MonitorPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured beside the loss: gradient noise every so many steps (0: never), activations with each logged
+    row; and where rows go beside `metrics.jsonl`."""
+
+    gradient_noise: int = 0
+    activations: bool = False
+    tensorboard: bool = False
+    wandb: bool = False
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,14 +245,20 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     multipliers: Multipliers
     schedule: SchedulePlan
+    time: TimePlan
+    head: str
+    """`full`, or `modality`: each position is scored over its own segment's vocabulary and the special tokens."""
     parallel: ParallelPlan
     evaluation: EvaluationPlan
     checkpoint: CheckpointPlan
+    monitor: MonitorPlan
     log_every: int
     dtype: str
     epochs: dict[str, float]
     flops: float
     hardware_flops: float
+    peak_flops: float
+    """FLOP/s of one device of the plan's cluster at `dtype`: what model FLOPs utilisation is measured against."""
     memory: Memory
     device_hours: float
 

@@ -30,6 +30,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     updated: float = 0.0
 
 
+class GradientNoise(msgspec.Struct, frozen=True, kw_only=True):
+    """Unbiased estimates from one step, of a gradient per non-padding token: `signal` is |G|², the squared norm of the
+    mean gradient, `noise` is tr Σ of the gradient of a batch of one sequence. Both may be negative by chance: average
+    each over steps, then divide. noise / signal is the simple noise scale in sequences (arXiv 1812.06162, eq. 2.9)."""
+
+    signal: float
+    noise: float
+
+
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `metrics.jsonl`: one logged optimizer step.
 
@@ -56,6 +65,13 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """Norm of what the step changed them by, weight decay included."""
     data_wait: float | None = None
     """Share of the seconds since the row before that the first rank waited for its batches."""
+    mfu: float | None = None
+    """Model FLOP/s per rank over the peak of the plan's accelerator; None where the device has no known peak."""
+    gradient_noise: dict[str, GradientNoise] | None = None
+    """By modality, and "all" for the mix, at steps where it was estimated."""
+    activations: dict[str, float] | None = None
+    """Root mean square of the embedding, of each block's output, of the final hidden states and of the logits, over
+    non-padding or (the last two) scored positions."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

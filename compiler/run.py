@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec.structs import replace
 
@@ -25,9 +25,11 @@ from compiler.plan import (
     EvaluationPlan,
     ModalityPlan,
     ModelPlan,
+    MonitorPlan,
     Noise,
     RunPlan,
     SchedulePlan,
+    TimePlan,
     Vocabulary,
 )
 from compiler.shape import resolve_shape
@@ -175,7 +177,9 @@ class Compiler:
         epochs = self._once(
             lambda: _epochs(modalities, manifests, composition, drawn, length), "epochs", (drawn,), modalities
         )
-        scored = self._once(lambda: _scored(mixed, length), "scored", (length,), mixed)
+        scored = self._once(
+            lambda: _scored(mixed, manifests, vocabulary, shape, base.head), "scored", (), mixed, shape, base.head
+        )
         parallel = self._once(lambda: parallel_plan(base), "parallel", (), base.parallel)
         positions = float(length * drawn)
         flops = cost.position_flops(shape).total * positions
@@ -197,14 +201,23 @@ class Compiler:
             groups=groups,
             multipliers=self._once(lambda: transfer.multipliers(scale, shape), "multipliers", (), scale, shape),
             schedule=_schedule(base.schedule, steps, batch, float(sequences) / base.tokens),
+            time=TimePlan(sampling=base.time.sampling, importance=base.time.importance),
+            head=base.head,
             parallel=parallel,
             evaluation=EvaluationPlan(sequences=base.evaluation.sequences, every=base.evaluation.every),
             checkpoint=CheckpointPlan(every=base.checkpoint.every, keep=base.checkpoint.keep),
+            monitor=MonitorPlan(
+                gradient_noise=base.monitor.gradient_noise,
+                activations=base.monitor.activations,
+                tensorboard=base.monitor.tensorboard,
+                wandb=base.monitor.wandb,
+            ),
             log_every=base.log_every,
             dtype=base.dtype,
             epochs=epochs,
             flops=flops,
             hardware_flops=cost.hardware_flops(shape, scored, parallel.activation_checkpoint) * positions,
+            peak_flops=self.cluster.accelerator.peak[base.dtype],
             memory=cost.memory(shape, batch.micro, parallel, base.dtype),
             device_hours=flops / self.cluster.sustained(base.dtype) / 3600,
         )
@@ -257,13 +270,30 @@ def _noise(spec: NoiseSpec) -> Noise:
     return Noise(kind=spec.kind)
 
 
-def _scored(modalities: dict[str, ModalityPlan], length: int) -> float:
-    return cost.scored_share(
-        {name: plan.noise for name, plan in modalities.items()},
-        {name: plan.share for name, plan in modalities.items()},
-        {name: plan.mean_tokens for name, plan in modalities.items()},
-        length,
+def _scored(
+    modalities: dict[str, ModalityPlan],
+    manifests: dict[str, Manifest],
+    vocabulary: Vocabulary,
+    shape: Shape,
+    head: Literal["full", "modality"],
+) -> float:
+    """Share of all positions' logits that the head computes: at masked positions, over the vocabulary or, for
+    `modality`, over a segment's own part of it and the special tokens."""
+    return sum(
+        plan.share
+        * plan.mean_tokens
+        / shape.positions
+        * cost.masked_share(plan.noise)
+        * (1.0 if head == "full" else _reach(manifests[name], vocabulary))
+        for name, plan in modalities.items()
     )
+
+
+def _reach(manifest: Manifest, vocabulary: Vocabulary) -> float:
+    """Share of the vocabulary that a head of kind `modality` computes at a token of this source, on average."""
+    sizes = {part.name: part.size + len(vocabulary.specials) for part in vocabulary.parts}
+    reached = sum(segment.tokens * sizes[segment.vocabulary] for segment in manifest.segments)
+    return reached / (sum(segment.tokens for segment in manifest.segments) * vocabulary.size)
 
 
 def _schedule(spec: ScheduleSpec, steps: int, batch: BatchPlan, sequences_per_token: float) -> SchedulePlan:

@@ -210,14 +210,40 @@ class ScheduleSpec(Section):
 
 
 class ParallelSpec(Section):
-    """Processes of one run: `replicate` groups of `shard` ranks that share the parameters among them (FSDP).
+    """Processes of one run: `replicate` groups of `shard` ranks that share the parameters among them (FSDP), each rank
+    being `tensor` processes that share every matrix (tensor parallel).
 
     `activation_checkpoint: full` keeps each block's input only and computes the block again in the backward pass.
+    `compile` compiles the blocks and the loss with torch.compile.
     """
 
     shard: Positive = 1
     replicate: Positive = 1
+    tensor: Positive = 1
     activation_checkpoint: Literal["none", "full"] = "none"
+    compile: bool = False
+
+
+class TimeSpec(Section):
+    """How the times t of a global batch's sequences are drawn.
+
+    `sampling`: within each modality a shifted `lattice` of equal gaps, `antithetic` pairs, or `independent` numbers.
+    `importance`: times as the noise schedule has them (`none`), more often where the loss `weight` makes the estimate
+    vary, or where it was seen to vary so far (`learned`, towards the least variance). All estimate the same objective.
+    """
+
+    sampling: Literal["lattice", "antithetic", "independent"] = "lattice"
+    importance: Literal["none", "weight", "learned"] = "none"
+
+
+class MonitorSpec(Section):
+    """What is measured beside the loss. `gradient_noise` estimates each modality's gradient noise scale every so many
+    steps (0: never), `activations` logs the size of every block's output; `tensorboard` and `wandb` write there too."""
+
+    gradient_noise: Count = 0
+    activations: bool = False
+    tensorboard: bool = False
+    wandb: bool = False
 
 
 class EvaluationSpec(Section):
@@ -235,7 +261,8 @@ class CheckpointSpec(Section):
 
 
 class Base(Section):
-    """One run, before it is resolved. `mix` changes the modalities' weights on the way."""
+    """One run, before it is resolved. `mix` changes the modalities' weights on the way. `head: modality` scores each
+    position over the vocabulary of its own segment and the special tokens only: another, smaller loss."""
 
     model: ModelSpec = Field(description="model: {depth: 2}")
     modalities: dict[Word, ModalitySpec] = Field(description="modalities: {text: {data: embedded/text}}", min_length=1)
@@ -246,10 +273,13 @@ class Base(Section):
     optimizer: OptimizerSpec = OptimizerSpec()
     transfer: TransferSpec | None = None
     schedule: ScheduleSpec = ScheduleSpec()
+    time: TimeSpec = TimeSpec()
+    head: Literal["full", "modality"] = "full"
     seed: Count = 0
     parallel: ParallelSpec = ParallelSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    monitor: MonitorSpec = MonitorSpec()
     log_every: Positive = 10
     dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -356,7 +356,7 @@ def test_gradients_and_moments_are_what_a_step_of_adamw_leaves(tiny: RunPlan, sh
 def test_rank_0_holds_the_rows_that_chunks_give_it(shape: Shape, shard: int) -> None:
     for module in modules(shape):
         first = torch.empty(module.shape, device="meta").chunk(shard)[0]
-        assert cost.shard_shape(module, shard) == tuple(first.shape)
+        assert cost.shard_shape(module, ParallelPlan(shard=shard)) == tuple(first.shape)
 
 
 @given(shape=shapes, micro=st.integers(1, 64), shard=st.integers(1, 64), dtype=st.sampled_from(["float32", "bfloat16"]))

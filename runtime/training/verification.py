@@ -227,7 +227,7 @@ def _compare(run: RunPlan, built: Mapping[str, Built]) -> Iterator[str]:
 def _differences(run: RunPlan, module: Module, name: str, built: Built) -> Iterator[str]:
     if built.shape != module.shape:
         yield f"has shape {built.shape}, planned {module.shape}"
-    shard = shard_shape(module, run.parallel.shard)
+    shard = shard_shape(module, run.parallel)
     if built.shard != shard:
         yield f"rank 0 holds {built.shard} of it, planned {shard}"
     # Exceptions split a group; a part's name starts with that of the group.
