@@ -17,14 +17,13 @@ USABLE = 0.9
 """Share of a device's memory that a plan fills: allocators and libraries want the rest."""
 
 
-def resolve_batch(base: Base, shape: Shape, accelerator: Accelerator) -> BatchPlan:
+def resolve_batch(base: Base, shape: Shape, parallel: ParallelPlan, accelerator: Accelerator) -> BatchPlan:
     """The batch of a run on `accelerator`; κ = physical / logical. Raises RuleError.
 
     The physical batch decides a run's id, so an automatic one is fitted to the accelerator that the study names, not to
     the one at hand; micro-batch and accumulation decide nothing and follow the one at hand.
     """
     spec = base.batch
-    parallel = parallel_plan(base)
     critical = transfer.critical_batch(base.transfer, base.tokens, base.sequence_length)
     logical = spec.logical
     if logical is None and base.transfer is not None:
@@ -57,18 +56,6 @@ def resolve_batch(base: Base, shape: Shape, accelerator: Accelerator) -> BatchPl
         kappa=physical / logical,
         critical=critical,
         profile=spec.profile if spec.physical is None else None,
-    )
-
-
-def parallel_plan(base: Base) -> ParallelPlan:
-    """The processes of a run."""
-    spec = base.parallel
-    return ParallelPlan(
-        shard=spec.shard,
-        replicate=spec.replicate,
-        tensor=spec.tensor,
-        activation_checkpoint=spec.activation_checkpoint,
-        compile=spec.compile,
     )
 
 

@@ -50,7 +50,9 @@ _FIELDS = (
     "optimizer.lr", "optimizer.betas.0", "optimizer.betas.1", "optimizer.eps", "optimizer.weight_decay", "clip",
     "multipliers.residual", "multipliers.head", "multipliers.embedding", "multipliers.attention",
     "schedule.kind", "schedule.warmup_steps", "schedule.decay_steps", "schedule.final",
-    "parallel.shard", "parallel.replicate", "parallel.ranks", "parallel.activation_checkpoint",
+    "time.sampling", "time.importance", "head",
+    "parallel.shard", "parallel.replicate", "parallel.tensor", "parallel.ranks", "parallel.activation_checkpoint",
+    "parallel.compile",
     "flops", "hardware_flops", "memory.per_rank", "device_hours",
 )  # fmt: skip
 

@@ -84,8 +84,9 @@ def masked_share(noise: Noise) -> float:
 
 
 def shard_shape(module: Module, parallel: ParallelPlan) -> tuple[int, ...]:
-    """Shape of rank 0's part of a parameter: tensor parallelism cuts its `cut` dimension into chunks of ⌈size / tensor⌉,
-    of which the last processes may have less or nothing, and FSDP then the first dimension likewise."""
+    """Shape of rank 0's part of a parameter: tensor parallelism cuts its `cut` dimension into chunks of
+    ⌈size / tensor⌉, of which the last processes may have less or nothing, and FSDP then the first dimension likewise.
+    """
     shape = list(module.shape)
     if module.cut is not None:
         shape[module.cut] = -(-shape[module.cut] // parallel.tensor)
@@ -94,7 +95,7 @@ def shard_shape(module: Module, parallel: ParallelPlan) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=65536)
-def activations(shape: Shape, micro: int, activation_checkpoint: str, dtype: str) -> Activations:
+def activations(shape: Shape, micro: int, parallel: ParallelPlan, dtype: str) -> Activations:
     """Activations of a micro-batch of `micro` sequences, as if all its positions were masked: times are drawn, and one
     near 1 masks nearly all.
 
@@ -108,21 +109,24 @@ def activations(shape: Shape, micro: int, activation_checkpoint: str, dtype: str
     In float32 each norm keeps its normalised values too, 4 w more in a layer and w at the end: PyTorch computes it from
     parts on a CPU, which is where float32 runs are at home. bfloat16 is counted with an accelerator's fused kernel.
 
+    Tensor parallelism divides what has a head's, the feed-forward pair's or the vocabulary's dimension.
+
     The backward pass is widest either at the head, with two gradients of 4 V beside all that was kept, or in a block,
     with three gradients of f; under `full` what that block computes again comes on top.
     """
-    width, ffn, positions = shape.width, shape.ffn, shape.positions
+    width, ffn, heads = shape.width, shape.ffn / parallel.tensor, shape.heads / parallel.tensor
+    inner, vocabulary, positions = width / parallel.tensor, shape.vocabulary / parallel.tensor, shape.positions
     element = 2 if dtype == "bfloat16" else 4
     parts = 0 if dtype == "bfloat16" else 1
-    block = element * ((10 + 4 * parts) * width + 4 * ffn + 1) + 4 * (3 * shape.heads + 2)
-    kept = block if activation_checkpoint == "none" else element * width
-    head = element * (2 + parts) * width + 4 * shape.vocabulary
+    block = element * ((4 + 2 * parts) * width + (6 + 2 * parts) * inner + 4 * ffn + 1) + 4 * (3 * heads + 2)
+    kept = block if parallel.activation_checkpoint == "none" else element * width
+    head = element * (2 + parts) * width + 4 * vocabulary
     backward = 3 * element * ffn + block - kept
     tables = 4 * shape.depth * positions * 2 * shape.head_dim
     count = micro * positions
     return Activations(
-        saved=count * (shape.depth * kept + head + 40) + tables,
-        working=count * max(8 * shape.vocabulary, backward - head),
+        saved=math.ceil(count * (shape.depth * kept + head + 40)) + tables,
+        working=math.ceil(count * max(8 * vocabulary, backward - head)),
     )
 
 
@@ -136,19 +140,20 @@ def gathered(shape: Shape, parallel: ParallelPlan, dtype: str) -> int:
     gradient in `dtype`, the gradient in float32 on its way into the reduction, and the float32 shard that comes out of
     it: two of those where replicas then add up theirs.
     """
-    if parallel.ranks == 1 and dtype == "float32":
+    if parallel.data_ranks == 1 and dtype == "float32":
         return 0
     element = 2 if dtype == "bfloat16" else 4
     root = block = embedding = head = 0
     for module in modules(shape):
+        size = math.prod(shard_shape(module, ParallelPlan(tensor=parallel.tensor)))
         if module.per_layer:
-            block += module.size
+            block += size
         elif module.group == "positions":
-            root += module.size
+            root += size
         elif module.group == "embedding":
-            embedding += module.size
+            embedding += size
         else:
-            head += module.size
+            head += size
     largest = max(embedding, head, block)
     reduced = (1 if parallel.replicate == 1 else 2) * -(-4 * largest // parallel.shard)
     return element * (root + 2 * block) + (element + 4) * largest + reduced
@@ -168,7 +173,7 @@ def memory(shape: Shape, micro: int, parallel: ParallelPlan, dtype: str) -> Memo
         size += 4 * copies * math.prod(shard_shape(module, parallel))
         tensors += copies
     optimizer = 2 * size + 4 * tensors
-    active = sum(activations(shape, micro, parallel.activation_checkpoint, dtype))
+    active = sum(activations(shape, micro, parallel, dtype))
     unsharded = gathered(shape, parallel, dtype)
     return Memory(
         per_rank=2 * size + optimizer + active + unsharded,

@@ -181,7 +181,7 @@ class ParallelPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.data_ranks * self.tensor
 
 
-class TimePlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TimePlan(msgspec.Struct, frozen=True, kw_only=True):
     """How times t are drawn: `sampling` is lattice, antithetic or independent; `importance` none, weight or learned."""
 
     sampling: str = "lattice"

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from msgspec.structs import replace
 
 from compiler import cost, transfer
-from compiler.batch import parallel_plan, resolve_batch
+from compiler.batch import resolve_batch
 from compiler.catalogue import Catalogue
 from compiler.composition import Composition, available, compose
 from compiler.exceptions import with_exceptions
@@ -18,6 +18,7 @@ from compiler.identity import Identity
 from compiler.layout import Shape
 from compiler.manifest import Manifest
 from compiler.names import Scalar
+from compiler.parallel import parallel_plan
 from compiler.plan import (
     BatchPlan,
     CheckpointPlan,
@@ -147,7 +148,8 @@ class Compiler:
             (base.tokens,),
             mixed,
         )
-        batch = resolve_batch(base, shape, self.cluster.accelerator)
+        parallel = self._once(lambda: parallel_plan(base.parallel, shape), "parallel", (), base.parallel, shape)
+        batch = resolve_batch(base, shape, parallel, self.cluster.accelerator)
         sequences = composition.sequences
         steps = sequences.numerator // (sequences.denominator * batch.physical)
         if steps < 1:
@@ -180,7 +182,6 @@ class Compiler:
         scored = self._once(
             lambda: _scored(mixed, manifests, vocabulary, shape, base.head), "scored", (), mixed, shape, base.head
         )
-        parallel = self._once(lambda: parallel_plan(base), "parallel", (), base.parallel)
         positions = float(length * drawn)
         flops = cost.position_flops(shape).total * positions
         return RunPlan(

@@ -114,7 +114,7 @@ def _start(std: float | None) -> str:
 
 
 def _batch(run: RunPlan) -> Iterator[tuple[str, str]]:
-    batch, ranks = run.batch, run.parallel.ranks
+    batch, ranks = run.batch, run.parallel.data_ranks
     yield (
         "physical",
         f"B = {batch.physical:,} sequences = {ranks} rank{'s' if ranks != 1 else ''} x {batch.accumulation} "
@@ -204,8 +204,9 @@ def _cost(run: RunPlan) -> Iterator[tuple[str, str]]:
         f"recomputation costs {everywhere - run.flops:.4g}",
     )
     ranks = f"{parallel.ranks} rank{'s' if parallel.ranks != 1 else ''}"
-    layout = f"shard {parallel.shard} x replicate {parallel.replicate}"
-    yield "processes", f"{ranks} ({layout}), activation checkpointing {parallel.activation_checkpoint}"
+    layout = f"shard {parallel.shard} x replicate {parallel.replicate} x tensor {parallel.tensor}"
+    compiled = ", compiled" if parallel.compile else ""
+    yield "processes", f"{ranks} ({layout}), activation checkpointing {parallel.activation_checkpoint}{compiled}"
     yield "time", f"{run.device_hours:.4g} device-hours, about {duration(run.device_hours / parallel.ranks)} on {ranks}"
     evaluation, checkpoint = run.evaluation, run.checkpoint
     yield "evaluation", f"{evaluation.sequences:,} sequences of each modality, {_every(evaluation.every)}"

@@ -252,7 +252,7 @@ def saved(model: MaskedDiffusionModel, shape: Shape, micro: int) -> int:
 @pytest.mark.parametrize("shape", SMALL, ids=lambda shape: f"width {shape.width}")
 def test_activations_are_what_autograd_saves(tiny: RunPlan, shape: Shape, micro: int, checkpoint: str) -> None:
     model = built(shaped(tiny, shape), "cpu", checkpoint)
-    planned = cost.activations(shape, micro, checkpoint, "float32")
+    planned = cost.activations(shape, micro, ParallelPlan(activation_checkpoint=checkpoint), "float32")
     assert planned.saved == pytest.approx(saved(model, shape, micro), rel=0.02)
 
 
@@ -278,7 +278,7 @@ def test_activations_in_bfloat16_are_what_autograd_saves_on_an_accelerator(
 ) -> None:
     with imagined_accelerator(monkeypatch):
         model = built(shaped(tiny, shape), "cuda", checkpoint, torch.bfloat16)
-        planned = cost.activations(shape, 2, checkpoint, "bfloat16")
+        planned = cost.activations(shape, 2, ParallelPlan(activation_checkpoint=checkpoint), "bfloat16")
         assert planned.saved == pytest.approx(saved(model, shape, 2), rel=0.02)
 
 
@@ -302,7 +302,7 @@ def peak(model: MaskedDiffusionModel, shape: Shape, micro: int) -> int:
 def test_activations_cover_the_backward_pass(tiny: RunPlan, shape: Shape, checkpoint: str) -> None:
     model = built(shaped(tiny, shape), "cpu", checkpoint)
     tables = sum(buffer.nbytes for buffer in model.buffers())
-    planned = sum(cost.activations(shape, 4, checkpoint, "float32")) - tables
+    planned = sum(cost.activations(shape, 4, ParallelPlan(activation_checkpoint=checkpoint), "float32")) - tables
     assert planned == pytest.approx(peak(model, shape, 4), rel=0.1)
 
 
@@ -336,7 +336,7 @@ def test_what_is_gathered_covers_the_buffers_of_fsdp(
         measured = peak(model, shape, 1)
     finally:
         torch.distributed.destroy_process_group()
-    planned = cost.gathered(shape, parallel, dtype) + sum(cost.activations(shape, 1, "none", dtype))
+    planned = cost.gathered(shape, parallel, dtype) + sum(cost.activations(shape, 1, parallel, dtype))
     assert 0.95 * measured < planned < 1.35 * measured
 
 
