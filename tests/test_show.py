@@ -259,8 +259,8 @@ def test_csv_has_a_row_a_run_of_plain_numbers() -> None:
             else:
                 for part in name.split("."):
                     value = value[int(part)] if isinstance(value, list) else value[part]
-            if isinstance(value, str):
-                assert row[name] == value
+            if isinstance(value, str | bool):
+                assert row[name] == (value if isinstance(value, str) else str(value).lower())
             else:
                 assert row[name] == "" if value is None else float(row[name]) == value
     assert {"flops", "batch.kappa", "memory.per_rank", "modalities.image.weight", "epochs.pictures"} <= set(table[0])

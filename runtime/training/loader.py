@@ -82,9 +82,20 @@ class NoisedLoader(BaseDataLoader):
         t = times(run.seed, step, modality, len(self.sources))
         first = (part * self.ranks + self.rank) * self.micro
         mine = slice(first, first + self.micro)
-        modality, index, t = modality[mine], index[mine], t[mine]
+        return self.noised(modality[mine], index[mine], t[mine], run.seed, step * physical + first)
 
-        tokens, code_index = empty_rows(self.micro, run.sequence_length, run.vocabulary)
+    def noised(
+        self,
+        modality: npt.NDArray[np.int64],
+        index: npt.NDArray[np.int64],
+        t: npt.NDArray[np.float64],
+        seed: int,
+        start: int,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Sequences `index` (B,) of modalities `modality` (B,), masked at times `t` (B,) by the rows of `seed`'s random
+        numbers that begin with `start`."""
+        run, rows = self.run, len(modality)
+        tokens, code_index = empty_rows(rows, run.sequence_length, run.vocabulary)
         lengths = np.array(
             [
                 self.sources[m].write(int(i), tokens[row], code_index[row])
@@ -94,18 +105,18 @@ class NoisedLoader(BaseDataLoader):
         real = np.arange(run.sequence_length) < lengths[:, None]
         seen = visible(tokens, real, self.packed[modality], run.vocabulary.specials["end"])
         scorable = real.copy()
-        for row in self._dropped(step * physical + first, modality):
+        for row in self._dropped(seed, start, modality):
             target = self.sources[modality[row]].target(int(index[row]))
             tokens[row, 1:target] = run.vocabulary.specials["mask"]
             scorable[row, :target] = False
-        kept = np.empty(self.micro)
-        weights = np.empty(self.micro)
+        kept = np.empty(rows)
+        weights = np.empty(rows)
         for m, noise in enumerate(self.noises):
             where = modality == m
             t_m = torch.from_numpy(t[where])
             kept[where] = alpha(noise, t_m).numpy()
             weights[where] = weight(noise, t_m).numpy()
-        drawn = uniforms(run.seed, MASKS, step * physical + first, self.micro, run.sequence_length)
+        drawn = uniforms(seed, MASKS, start, rows, run.sequence_length)
         masked = (drawn < 1.0 - kept[:, None]) & scorable
 
         labels = np.where(scorable, tokens, IGNORE_INDEX)
@@ -120,11 +131,11 @@ class NoisedLoader(BaseDataLoader):
             "modality": torch.from_numpy(modality),
         }, torch.from_numpy(labels)
 
-    def _dropped(self, start: int, modality: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Which of the sequences from stream position `start` on, of these modalities, lose their condition."""
+    def _dropped(self, seed: int, start: int, modality: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Which sequences of these modalities lose their condition, by the random numbers from row `start` on."""
         if not self.dropping.any():
             return np.empty(0, dtype=np.int64)
-        return np.flatnonzero(uniforms(self.run.seed, DROPS, start, len(modality), 1)[:, 0] < self.dropping[modality])
+        return np.flatnonzero(uniforms(seed, DROPS, start, len(modality), 1)[:, 0] < self.dropping[modality])
 
     def state_dict(self) -> dict[str, Any]:
         """The step that the next batch belongs to; checkpoints are taken between steps."""

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torchtitan.components.checkpointer.utils import canonical_fqn
-from torchtitan.models.common import CosSinRoPE, Embedding, FeedForward, Linear, RMSNorm, TransformerBlock
+from torchtitan.models.common import CosSinRoPE, FeedForward, Linear, RMSNorm, TransformerBlock
+from torchtitan.models.common import Embedding as TitanEmbedding
 from torchtitan.models.common.attention import GQAttention, QKVLinear
 from torchtitan.models.common.decoder import Decoder
 from torchtitan.protocols.module import Module
@@ -23,6 +24,19 @@ from compiler.layout import Row, table
 from compiler.plan import RunPlan
 from runtime.training.attention import BidirectionalAttention
 from runtime.training.head import Head, Scores, Targets
+
+
+class Embedding(TitanEmbedding):
+    """torchtitan's, which looks its rows up itself where it is divided, as `torch.nn` does: PyTorch's tensor-parallel
+    styles do the dividing."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(TitanEmbedding.Config):
+        """As torchtitan's."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The rows (..., D) of ids (...)."""
+        return nn.Embedding.forward(self, input)
 
 
 class Block(TransformerBlock):

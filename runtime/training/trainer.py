@@ -229,6 +229,8 @@ def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrai
         parallelism=ParallelismConfig(
             data_parallel_replicate_degree=run.parallel.replicate,
             data_parallel_shard_degree=run.parallel.shard,
+            tensor_parallel_degree=run.parallel.tensor,
+            enable_sequence_parallel=False,
             spmd_backend="partial_dtensor",
         ),
         checkpoint=CheckpointManager.Config(
@@ -239,7 +241,7 @@ def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrai
             last_save_model_only=False,
         ),
         activation_checkpoint=activation_checkpoint(run.parallel.activation_checkpoint),
-        compile=CompileConfig(enable=False),
+        compile=CompileConfig(enable=run.parallel.compile),
         validator=NelboValidator.Config(run=run, data_root=data_root),
         debug=DebugConfig(seed=run.seed, deterministic=True, enable_structured_logging=False),
     )
