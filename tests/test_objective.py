@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from compiler.compile import compile_study
 from compiler.plan import RunPlan
+from runtime.training.stream import PADDING, TASK
 from tests.ranks import run_ranks
 from tests.tiny import write_source
 
@@ -94,15 +95,12 @@ def mask_probability(n: int, k: int) -> float:
     return math.factorial(k - 1) * math.factorial(n - k) / math.factorial(n)
 
 
-def sees(run: RunPlan, tokens: list[int], n: int) -> torch.Tensor:
-    """Which keys each position sees (1, 1, L, L): in packed text its own document and the task token."""
-
-    def one(query: int, key: int) -> bool:
-        apart = run.vocabulary.specials["end"] in tokens[min(query, key) : max(query, key)]
-        return key < n and (not run.modalities["text"].packed or key == 0 or (query > 0 and not apart))
-
-    places = range(len(tokens))
-    return torch.tensor([[[[one(query, key) for key in places] for query in places]]])
+def document_of(run: RunPlan, tokens: list[int], n: int) -> torch.Tensor:
+    """The document of each position (1, L): in packed text as many documents have ended, the task token apart."""
+    end = run.vocabulary.specials["end"]
+    if run.modalities["text"].packed:
+        return torch.tensor([[TASK, *(tokens[:place].count(end) for place in range(1, len(tokens)))]])
+    return torch.tensor([[0] * n + [PADDING] * (len(tokens) - n)])
 
 
 def brute_force(
@@ -122,13 +120,13 @@ def brute_force(
         tokens, code_index = empty_rows(1, 6, run.vocabulary)
         n = source.write(index, tokens[0], code_index[0])
         tokens_count += n
-        seen = sees(run, tokens[0].tolist(), n)
+        document = document_of(run, tokens[0].tolist(), n)
         for k in range(1, n + 1):
             for masked in itertools.combinations(range(n), k):
                 noised = torch.from_numpy(tokens.copy())
                 noised[0, list(masked)] = run.vocabulary.specials["mask"]
                 scored = torch.tensor(masked)
-                logits = model(noised, attention_mask=seen, code_index=torch.from_numpy(code_index), scored=scored)
+                logits = model(noised, document=document, code_index=torch.from_numpy(code_index), scored=scored)
                 nats = cross_entropy(logits, torch.from_numpy(tokens)[0, scored], reduction="sum")
                 total = total + mask_probability(n, k) * nats
     loss = total / tokens_count

@@ -19,8 +19,8 @@ from runtime.data import load
 from runtime.training.draws import uniforms
 from runtime.training.loader import IGNORE_INDEX, NoisedLoader
 from runtime.training.noise import alpha, weight
-from runtime.training.stream import Mix, Sequences, empty_rows
-from runtime.training.times import times
+from runtime.training.stream import PADDING, Mix, Sequences, empty_rows
+from runtime.training.times import levels
 from specs.errors import SpecError
 from tests.tiny import STUDY, write_source, write_study
 
@@ -105,7 +105,7 @@ def test_uniforms_are_one_table(seed: int, start: int, rows: int, columns: int) 
 @given(st.integers(0, 1000), st.lists(st.integers(0, 2), min_size=1, max_size=64))
 def test_times_are_stratified_within_each_modality(step: int, modality: list[int]) -> None:
     which = np.array(modality)
-    t = times(5, step, which, 3)
+    t = levels("lattice", 5, step, which, 3)
     assert ((t > 0) & (t <= 1)).all()
     for m in set(modality):
         own = np.sort(t[which == m])
@@ -259,7 +259,7 @@ def test_sequences_read_as_their_layout_says(run: RunPlan, tmp_path: Path) -> No
             code_index = inputs["code_index"][i]
             assert code_index[begin + 1 : len(tokens) - 1].tolist() == list(range(len(codes)))
             assert (code_index >= 0).sum() == len(codes)
-            assert inputs["attention_mask"][i, 0, 0].sum() == len(tokens)
+            assert (inputs["document"][i] != PADDING).sum() == len(tokens)
         masked = inputs["input"] == ids["mask"]
         assert torch.equal(masked.flatten().nonzero().flatten(), inputs["scored"])
         assert (labels[masked] >= 0).all()
@@ -273,7 +273,7 @@ def test_a_dropped_condition_is_neither_seen_nor_scored(run: RunPlan, tmp_path: 
     images = dropped = 0
     for step in range(100):
         (inputs, labels), (own_inputs, own_labels) = always.batch(step, 0), sometimes.batch(step, 0)
-        same = ("attention_mask", "code_index", "modality")
+        same = ("document", "code_index", "modality")
         assert all(torch.equal(inputs[key], own_inputs[key]) for key in same)
         pairs = zip(rows((inputs, labels)), rows((own_inputs, own_labels)), inputs["modality"].tolist(), strict=True)
         for whole, own, modality in pairs:

@@ -270,7 +270,7 @@ def test_recomputed_blocks_keep_their_names(tmp_path: Path) -> None:
     tokens = torch.zeros(2, run.sequence_length, dtype=torch.int64)
     logits = model(
         tokens,
-        attention_mask=torch.ones(2, 1, 1, run.sequence_length, dtype=torch.bool),
+        document=torch.zeros(2, run.sequence_length, dtype=torch.int32),
         code_index=tokens,
         scored=torch.arange(4),
     )

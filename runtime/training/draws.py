@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,8 +14,20 @@ MASKS, TIMES, DROPS = 1, 2, 3
 def uniforms(seed: int, stream: int, start: int, rows: int, columns: int) -> npt.NDArray[np.float64]:
     """Rows `start` to `start + rows - 1` of an endless table of uniform numbers in [0, 1), reached without the rows
     before."""
+    return uniform_rows(seed, stream, np.arange(start, start + rows), columns)
+
+
+def uniform_rows(seed: int, stream: int, rows: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.float64]:
+    """Any `rows` of the table that `uniforms` reads, in any order."""
     blocks = -(-columns // 4)  # one counter value of Philox gives four numbers
-    key = np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
-    generator = np.random.Philox(key=key)
-    generator.advance(start * blocks)
-    return np.random.Generator(generator).random((rows, 4 * blocks))[:, :columns]
+    generator = np.random.Philox(key=np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64))
+    numbers = np.random.Generator(generator)
+    drawn = np.empty((len(rows), 4 * blocks))
+    # Neighbouring rows at once: each jump costs as much as some hundred numbers.
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1).tolist()
+    at = 0
+    for first, stop in itertools.pairwise([*starts, len(rows)]):
+        generator.advance((int(rows[first]) - at) * blocks % 2**256)  # its counter has 256 bits: back is far ahead
+        numbers.random(out=drawn[first:stop])
+        at = int(rows[first]) + stop - first
+    return drawn[:, :columns]

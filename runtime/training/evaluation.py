@@ -2,7 +2,8 @@
 
 One α for all tokens of a sequence, written as: the number k of masked tokens uniform in 1..n, weight n / k,
 stratified over k. It needs no noise schedule, has no singularity, and is the same for runs that trained with
-different ones. The masks depend on nothing but the data, so that two runs are scored on the same ones.
+different ones. The masks depend on nothing but the data, so that two runs are scored on the same ones. A run whose head
+is of kind `modality` is scored as it is trained, given the part of each token's segment.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from torchtitan.distributed import ParallelDims
 from compiler.plan import RunPlan
 from compiler.records import Evaluation
 from runtime.data import load
-from runtime.training.objective import weighted_cross_entropy
-from runtime.training.stream import NO_CODE, Sequences, empty_rows, visible
+from runtime.training.head import Targets
+from runtime.training.objective import scored_nats
+from runtime.training.segments import Segments
+from runtime.training.stream import NO_CODE, Sequences, documents, empty_rows
 
 EVALUATION_SEED = 20260224
 """Seeds the masks of every evaluation of every run."""
@@ -35,8 +38,8 @@ Candidates = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskedSet:
-    """Held-out sequences of one modality with their masks: `masked` (rows, L), `weights` n / k per row, and `n` per
-    row. `packed` says whether they are documents, none of which sees another."""
+    """Held-out sequences of one modality, the plan's number `modality`, with their masks: `masked` (rows, L), `weights`
+    n / k per row, and `n` per row. `packed` says whether they are documents, none of which sees another."""
 
     tokens: npt.NDArray[np.int64]
     code_index: npt.NDArray[np.int64]
@@ -44,6 +47,7 @@ class MaskedSet:
     masked: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.float64]
     n: npt.NDArray[np.int64]
+    modality: int
     packed: bool
 
 
@@ -80,7 +84,8 @@ def held_out(run: RunPlan, name: str, data_root: Path) -> tuple[MaskedSet, Maske
 
     def masked_set(candidates: Candidates) -> MaskedSet:
         masked, weights = mask_uniformly(candidates, rng)
-        return MaskedSet(tokens, code_index, real, masked, weights, candidates.sum(axis=1), modality.packed)
+        number = list(run.modalities).index(name)
+        return MaskedSet(tokens, code_index, real, masked, weights, candidates.sum(axis=1), number, modality.packed)
 
     whole = masked_set(real)
     last = next(part for part in run.vocabulary.parts if part.name == modality.segments[-1])
@@ -121,6 +126,7 @@ class NelboValidator(BaseValidator):
         for i, part in enumerate(run.vocabulary.parts):
             part_of[part.offset : part.offset + part.size] = i
         self.part_of = part_of
+        self.segments = Segments(run) if run.head == "modality" else None
 
     def should_validate(self, step: int) -> bool:
         """At the end, and every `evaluation.every` steps where the plan has it."""
@@ -180,18 +186,23 @@ class NelboValidator(BaseValidator):
             keep = mine < rows
             mine = np.minimum(mine, rows - 1)
             scored = np.flatnonzero(chosen.masked[mine] & keep[:, None])
-            seen = visible(chosen.tokens[mine], chosen.real[mine], packed[mine], end)
+            document = documents(chosen.tokens[mine], chosen.real[mine], packed[mine], end)
+            labels = chosen.tokens[mine].reshape(-1)[scored]
+            weights = chosen.weights[mine][scored // length].astype(np.float32)
+            targets = Targets(torch.from_numpy(labels).to(device), torch.from_numpy(weights).to(device))
+            if self.segments is not None:
+                parts = self.segments.parts(labels, np.full_like(labels, chosen.modality))
+                targets = targets._replace(parts=torch.from_numpy(parts).to(device))
             with self.context():
-                logits = model(
+                pred = model(
                     torch.from_numpy(inputs[mine]).to(device),
-                    attention_mask=torch.from_numpy(seen).to(device),
+                    document=torch.from_numpy(document).to(device),
                     code_index=torch.from_numpy(chosen.code_index[mine]).to(device),
                     scored=torch.from_numpy(scored).to(device),
+                    targets=targets,
                 )
-            labels = torch.from_numpy(chosen.tokens[mine].reshape(-1)[scored]).to(device)
-            weights = torch.from_numpy(chosen.weights[mine][scored // length].astype(np.float32)).to(device)
             places = torch.from_numpy(mine[scored // length] * length + scored % length).to(device)
-            nats.view(-1)[places] = weighted_cross_entropy(logits, labels, weights)
+            nats.view(-1)[places] = scored_nats(pred, targets)
         if self.mesh is not None:
             torch.distributed.all_reduce(nats, group=self.mesh.get_group())
         return nats.double().cpu().numpy()

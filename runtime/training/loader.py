@@ -16,19 +16,20 @@ from torchtitan.components.loss import IGNORE_INDEX
 from compiler.plan import RunPlan
 from runtime.data import load
 from runtime.training.draws import DROPS, MASKS, uniforms
-from runtime.training.noise import alpha, weight
-from runtime.training.stream import Mix, Sequences, empty_rows, visible
-from runtime.training.times import times
+from runtime.training.segments import Segments
+from runtime.training.stream import Mix, Sequences, documents, empty_rows
+from runtime.training.times import Times
 
 
 class NoisedLoader(BaseDataLoader):
     """Micro-batches of the training stream, masked.
 
-    Yields `({"input", "attention_mask", "code_index", "scored", "weights", "modality"}, labels)`: `input` (B, L) with
-    masked tokens replaced; `attention_mask` says which keys are seen (`visible`); `labels` (B, L) are the true tokens,
-    IGNORE_INDEX where none can be scored, so that torchtitan's count of valid tokens, the loss's divisor, is that of
+    Yields `({"input", "document", "code_index", "scored", "weights", "modality", "time", "level"}, labels)`: `input`
+    (B, L) with masked tokens replaced; `document` (B, L) who sees whom (`documents`); `labels` (B, L) are the true
+    tokens, IGNORE_INDEX where none can be scored, so that torchtitan's count of valid tokens, the loss's divisor, is that of
     all tokens that can be, masked or not; `scored` (S,) the flat places of masked tokens and `weights` (S,) their loss
-    weight; `modality` (B,) indexes the plan's modalities.
+    weight; `modality` (B,) indexes the plan's modalities, and `time` and `level` (B,) are those of `Drawn`.
+    For a head of kind `modality` also `parts` (S,): the vocabulary part of each scored position's segment (`Segments`).
 
     What cannot be scored is padding and, with probability `drop_condition` for each sequence by itself, its condition:
     every segment but the last is then replaced by mask tokens, brackets too, and counts as padding for the divisor. So
@@ -61,9 +62,10 @@ class NoisedLoader(BaseDataLoader):
             )
             for name, modality in run.modalities.items()
         ]
-        self.noises = [modality.noise for modality in run.modalities.values()]
+        self.times = Times(run)
         self.packed = np.array([modality.packed for modality in run.modalities.values()])
         self.dropping = np.array([modality.drop_condition for modality in run.modalities.values()])
+        self.segments = Segments(run) if run.head == "modality" else None
         self.step, self.part = 0, 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -79,21 +81,21 @@ class NoisedLoader(BaseDataLoader):
         """This rank's micro-batch `part` of step `step`."""
         run, physical = self.run, self.run.batch.physical
         modality, index = self.mix.window(step * physical, (step + 1) * physical)
-        t = times(run.seed, step, modality, len(self.sources))
+        u = self.times.levels(step, modality)
         first = (part * self.ranks + self.rank) * self.micro
         mine = slice(first, first + self.micro)
-        return self.noised(modality[mine], index[mine], t[mine], run.seed, step * physical + first)
+        return self.noised(modality[mine], index[mine], u[mine], run.seed, step * physical + first)
 
     def noised(
         self,
         modality: npt.NDArray[np.int64],
         index: npt.NDArray[np.int64],
-        t: npt.NDArray[np.float64],
+        u: npt.NDArray[np.float64],
         seed: int,
         start: int,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Sequences `index` (B,) of modalities `modality` (B,), masked at times `t` (B,) by the rows of `seed`'s random
-        numbers that begin with `start`."""
+        """Sequences `index` (B,) of modalities `modality` (B,), masked at times drawn by uniform numbers `u` (B,) in
+        (0, 1], by the rows of `seed`'s random numbers that begin with `start`."""
         run, rows = self.run, len(modality)
         tokens, code_index = empty_rows(rows, run.sequence_length, run.vocabulary)
         lengths = np.array(
@@ -103,33 +105,32 @@ class NoisedLoader(BaseDataLoader):
             ]
         )
         real = np.arange(run.sequence_length) < lengths[:, None]
-        seen = visible(tokens, real, self.packed[modality], run.vocabulary.specials["end"])
+        document = documents(tokens, real, self.packed[modality], run.vocabulary.specials["end"])
         scorable = real.copy()
         for row in self._dropped(seed, start, modality):
             target = self.sources[modality[row]].target(int(index[row]))
             tokens[row, 1:target] = run.vocabulary.specials["mask"]
             scorable[row, :target] = False
-        kept = np.empty(rows)
-        weights = np.empty(rows)
-        for m, noise in enumerate(self.noises):
-            where = modality == m
-            t_m = torch.from_numpy(t[where])
-            kept[where] = alpha(noise, t_m).numpy()
-            weights[where] = weight(noise, t_m).numpy()
-        drawn = uniforms(seed, MASKS, start, rows, run.sequence_length)
-        masked = (drawn < 1.0 - kept[:, None]) & scorable
+        times = self.times.draw(modality, u)
+        masked = (uniforms(seed, MASKS, start, rows, run.sequence_length) < times.share[:, None]) & scorable
 
         labels = np.where(scorable, tokens, IGNORE_INDEX)
         scored = np.flatnonzero(masked)
         tokens[masked] = run.vocabulary.specials["mask"]
-        return {
+        batch = {
             "input": torch.from_numpy(tokens),
-            "attention_mask": torch.from_numpy(seen),
+            "document": torch.from_numpy(document),
             "code_index": torch.from_numpy(code_index),
             "scored": torch.from_numpy(scored),
-            "weights": torch.from_numpy(weights[scored // run.sequence_length].astype(np.float32)),
+            "weights": torch.from_numpy(times.weight[scored // run.sequence_length].astype(np.float32)),
             "modality": torch.from_numpy(modality),
-        }, torch.from_numpy(labels)
+            "time": torch.from_numpy(times.time),
+            "level": torch.from_numpy(times.level),
+        }
+        if self.segments is not None:
+            parts = self.segments.parts(labels.flat[scored], modality[scored // run.sequence_length])
+            batch["parts"] = torch.from_numpy(parts)
+        return batch, torch.from_numpy(labels)
 
     def _dropped(self, seed: int, start: int, modality: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which sequences of these modalities lose their condition, by the random numbers from row `start` on."""
@@ -138,9 +139,11 @@ class NoisedLoader(BaseDataLoader):
         return np.flatnonzero(uniforms(seed, DROPS, start, len(modality), 1)[:, 0] < self.dropping[modality])
 
     def state_dict(self) -> dict[str, Any]:
-        """The step that the next batch belongs to; checkpoints are taken between steps."""
-        return {"step": self.step}
+        """The step that the next batch belongs to, and what was learned of times; checkpoints are taken between
+        steps."""
+        return {"step": self.step, **self.times.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at a saved step."""
         self.step, self.part = state_dict["step"], 0
+        self.times.load_state_dict(state_dict)

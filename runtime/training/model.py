@@ -6,13 +6,14 @@ Dimensions in names: B sequences, L positions, D width, N heads, H head_dim, S s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.attention.flex_attention import BlockMask
 from torchtitan.components.checkpointer.utils import canonical_fqn
 from torchtitan.models.common import CosSinRoPE, FeedForward, Linear, RMSNorm, TransformerBlock
 from torchtitan.models.common import Embedding as TitanEmbedding
@@ -22,7 +23,7 @@ from torchtitan.protocols.module import Module
 
 from compiler.layout import Row, table
 from compiler.plan import RunPlan
-from runtime.training.attention import BidirectionalAttention
+from runtime.training.attention import BidirectionalAttention, attention_mask
 from runtime.training.head import Head, Scores, Targets
 
 
@@ -57,7 +58,7 @@ class Block(TransformerBlock):
         self.ffn_norm = config.ffn_norm.build()
         self.residual = config.residual
 
-    def forward(self, x_BLD: torch.Tensor, attention_masks: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_BLD: torch.Tensor, attention_masks: torch.Tensor | BlockMask) -> torch.Tensor:
         """One block; returns (B, L, D)."""
         h_BLD = torch.add(x_BLD, self.attention(self.attention_norm(x_BLD), attention_masks), alpha=self.residual)
         return torch.add(h_BLD, self.feed_forward(self.ffn_norm(h_BLD)), alpha=self.residual)
@@ -82,6 +83,8 @@ class MaskedDiffusionModel(Decoder):
         super().__init__(config)
         self.code_positions = config.code_positions.build()
         self.multipliers = config.run.multipliers
+        self.observe: Callable[[str, torch.Tensor], None] | None = None
+        """Is shown activations by name as they pass, where it is set. Hooks of a compiled block would not be called."""
         self.layout = table(config.run)
         built = {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
         planned = {row.name: tuple(row.shape) for row in self.layout}
@@ -107,7 +110,7 @@ class MaskedDiffusionModel(Decoder):
     def forward(
         self,
         tokens_BL: torch.Tensor,
-        attention_mask: torch.Tensor,
+        document: torch.Tensor,
         code_index: torch.Tensor,
         scored: torch.Tensor,
         targets: Targets | None = None,
@@ -115,16 +118,22 @@ class MaskedDiffusionModel(Decoder):
         """Logits (S, V) at the flat positions `scored` (S,) of the (B, L) batch; given their targets, their scores
         instead where the logits would be too many to stand in memory (`Head`).
 
-        `attention_mask` is True for visible keys: (B, 1, 1, L) where only padding is hidden, (B, 1, L, L) where
-        documents are. `code_index` (B, L) counts positions within a sequence's codes and is -1 elsewhere: RoPE alone
+        `document` (B, L) says who sees whom (`stream.documents`). `code_index` (B, L) counts positions within a sequence's codes and is -1 elsewhere: RoPE alone
         learns where in an image a code lies only slowly.
         """
         h_BLD = self.tok_embeddings(tokens_BL)
         place_BLD = self.code_positions(code_index.clamp(min=0)) * (code_index >= 0).unsqueeze(-1)
         h_BLD = h_BLD * self.multipliers.embedding + place_BLD
-        for layer in self.layers.values():
-            h_BLD = layer(h_BLD, attention_mask)
+        if self.observe is not None:
+            self.observe("embedding", h_BLD)
+        mask = attention_mask(document, h_BLD.dtype, self.config.run.model.head_dim)
+        for name, layer in self.layers.items():
+            h_BLD = layer(h_BLD, mask)
+            if self.observe is not None:
+                self.observe(f"block.{name}", h_BLD)
         h_SD = self.norm(h_BLD.flatten(0, 1)[scored])
+        if self.observe is not None:
+            self.observe("final", h_SD)
         return self.lm_head(h_SD * self.multipliers.head, targets)
 
 
@@ -182,6 +191,10 @@ def model_config(run: RunPlan) -> MaskedDiffusionModel.Config:
         code_positions=Embedding.Config(num_embeddings=run.sequence_length, embedding_dim=width),
         layers=[block() for _ in range(shape.depth)],
         norm=RMSNorm.Config(normalized_shape=width),
-        lm_head=Head.Config(in_features=width, out_features=shape.vocabulary),
+        lm_head=Head.Config(
+            in_features=width,
+            out_features=shape.vocabulary,
+            vocabulary=run.vocabulary if run.head == "modality" else None,
+        ),
         run=run,
     )

@@ -3,6 +3,10 @@
 E_t [ -α'(t) / (1 - α(t)) · Σ over masked i of -log p(x_i | x_t) ], divided by all non-padding tokens of the global
 batch, masked or not. Dividing by masked tokens only would be biased: their number is correlated with the weight.
 
+A head of kind `modality` gives p(x_i | x_t, the part of i's segment): a distribution over that part and the special
+tokens alone. Its loss is the negative ELBO of tokens whose segments' places are known, which is the smaller one: it
+lacks what telling the parts apart costs. Numbers of the two kinds of heads are not to be compared.
+
 Dimensions in names: S scored (masked) positions, D width, V vocabulary.
 """
 
@@ -16,12 +20,17 @@ import torch.nn.functional as F
 from torchtitan.components.loss import BaseLoss
 from torchtitan.config import CompileConfig
 
-from runtime.training.head import Scores
+from runtime.training.head import Scores, Targets
 
 
 def weighted_cross_entropy(logits_SV: torch.Tensor, labels_S: torch.Tensor, weights_S: torch.Tensor) -> torch.Tensor:
     """Weighted -log p of each scored token, in nats (S,)."""
     return weights_S * F.cross_entropy(logits_SV.float(), labels_S, reduction="none")
+
+
+def scored_nats(pred: torch.Tensor | Scores, targets: Targets) -> torch.Tensor:
+    """Weighted -log p of each scored token, in nats (S,), of what the head made: logits (S, V), or scores."""
+    return pred.terms if isinstance(pred, Scores) else weighted_cross_entropy(pred, targets.labels, targets.weights)
 
 
 class MaskedDiffusionLoss(BaseLoss):

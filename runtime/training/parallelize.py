@@ -69,7 +69,19 @@ class HeadParallel(ParallelStyle):
                 cut = distribute_tensor(parameter, mesh, [Shard(0)], src_data_rank=self.src_data_rank)
                 part.register_parameter(name, nn.Parameter(cut))
 
+        # For the time being the head is handed the whole matrix.
+        module.register_forward_pre_hook(_gather)
+        module.register_forward_hook(_forget, always_call=True)
         return distribute_module(module, device_mesh, cut)
+
+
+def _gather(module: nn.Module, _inputs: Any) -> None:
+    weight = module._parameters["weight"]
+    module.__dict__["weight"] = weight.full_tensor()
+
+
+def _forget(module: nn.Module, _inputs: Any, _output: Any) -> None:
+    module.__dict__.pop("weight", None)
 
 
 def divide_matrices(model: MaskedDiffusionModel, mesh: DeviceMesh) -> None:

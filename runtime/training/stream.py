@@ -18,10 +18,12 @@ from compiler.plan import MixStage, ModalityPlan, Vocabulary
 from runtime.data import Split
 
 Indices: TypeAlias = npt.NDArray[np.int64]
-Visible: TypeAlias = npt.NDArray[np.bool_]
 
 NO_CODE = -1
 """`code_index` of a position that is no code: text, special tokens, padding."""
+
+TASK, PADDING = -1, -2
+"""In place of a document's number: the task token of packed documents, and padding."""
 
 
 class Interleaving:
@@ -191,18 +193,18 @@ def empty_rows(rows: int, length: int, vocabulary: Vocabulary) -> tuple[npt.NDAr
     return tokens, np.full((rows, length), NO_CODE, dtype=np.int64)
 
 
-def visible(tokens: Indices, real: npt.NDArray[np.bool_], packed: npt.NDArray[np.bool_], end: int) -> Visible:
-    """Which keys each query sees, for true `tokens` (B, L), `real` (B, L) False at padding, and `packed` (B,) rows.
+def documents(
+    tokens: Indices, real: npt.NDArray[np.bool_], packed: npt.NDArray[np.bool_], end: int
+) -> npt.NDArray[np.int32]:
+    """Which document each token is of, (B, L), for true `tokens` (B, L), `real` (B, L) False at padding, and `packed`
+    (B,) rows: what decides who sees whom.
 
-    Boolean (B, 1, 1, L), the same for all queries, where no row is packed; else (B, 1, L, L). In a packed row a token
-    sees its own document, up to and with the `end` token that closes it, and the task token. The task token sees
-    itself only: in what it gathered, documents would meet.
+    The documents of a packed row count from 0, each with the `end` token that closes it, and its task token is `TASK`:
+    all see it, and it sees itself only, for in what it gathered documents would meet. Any other row is one document,
+    0, task token and all. Padding is `PADDING`.
     """
-    if not packed.any():
-        return real[:, None, None, :]
     ended = tokens == end
     document = np.where(packed[:, None], np.cumsum(ended, axis=1) - ended, 0).astype(np.int32)
-    document[packed, 0] = -1
-    seen: Visible = document[:, :, None] == np.where(real, document, -2)[:, None, :]
-    seen[:, :, 0] = True
-    return seen[:, None]
+    document[packed, 0] = TASK
+    document[~real] = PADDING
+    return document

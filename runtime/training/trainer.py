@@ -7,6 +7,7 @@ the held-out evaluation and exact continuation of the run's own files.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +35,6 @@ from runtime.training.model import model_config
 from runtime.training.objective import MaskedDiffusionLoss
 from runtime.training.parallelize import parallelize
 from runtime.training.platform import ON_CPU
-from runtime.training.times import times
 
 
 class TrainingError(RuntimeError):
@@ -85,10 +85,10 @@ class DiffusionTrainer(Trainer):
         """Forward and backward of one micro-batch; returns its share of the global loss."""
         scored, weights, modality = extra_kwargs["scored"], extra_kwargs["weights"], extra_kwargs["modality"]
         with self.train_context():
-            targets = Targets(labels.flatten()[scored], weights)
+            targets = Targets(labels.flatten()[scored], weights, extra_kwargs.get("parts"))
             pred = self.model_parts[0](
                 inputs,
-                attention_mask=extra_kwargs["attention_mask"],
+                document=extra_kwargs["document"],
                 code_index=extra_kwargs["code_index"],
                 scored=scored,
                 targets=targets,
@@ -96,18 +96,20 @@ class DiffusionTrainer(Trainer):
             loss, parts = self.loss_fn(pred, targets.labels, global_valid_tokens, weights=weights)
             del pred
             loss.backward()
+        row_of_term = scored // labels.shape[1]
         if self.metrics_processor.should_log(self.step):
             tokens = (labels != IGNORE_INDEX).sum(dim=1)
-            self.metrics_processor.add(parts["terms"], scored // labels.shape[1], tokens, modality, self._times())
+            self.metrics_processor.add(parts["terms"], row_of_term, tokens, modality, extra_kwargs["time"])
+        if (learned := self.dataloader.times.learned) is not None:
+            learned.observe(parts["terms"], row_of_term, modality, extra_kwargs["level"])
         return loss
 
-    def _times(self) -> torch.Tensor:
-        """Times t (B,) of the micro-batch at hand, drawn again: the loader does not hand them on."""
-        step, physical = self.step - 1, self.run.batch.physical
-        modality, _ = self.dataloader.mix.window(step * physical, (step + 1) * physical)
-        t = times(self.run.seed, step, modality, len(self.run.modalities))
-        place = self.metrics_processor.micro_batches * self.dataloader.ranks + self.dataloader.rank
-        return torch.from_numpy(t[place * self.run.batch.micro :][: self.run.batch.micro])
+    def train_step(self, data_iterator: Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> None:
+        """One optimizer step; the times of the next one are drawn by what it taught."""
+        super().train_step(data_iterator)
+        if (learned := self.dataloader.times.learned) is not None:
+            mesh = self.parallel_dims.get_optional_mesh("loss")
+            learned.learn(None if mesh is None else mesh.get_group())
 
     def _before_update(self, *_unused: Any) -> None:
         if self.metrics_processor.should_log(self.step):

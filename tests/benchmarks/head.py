@@ -115,7 +115,7 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
             targets = Targets(labels.to(DEVICE).flatten()[scored], weights)
             pred = model(
                 moved["input"],
-                attention_mask=moved["attention_mask"],
+                document=moved["document"],
                 code_index=moved["code_index"],
                 scored=scored,
                 targets=targets if way == "chunked" else None,

@@ -75,7 +75,7 @@ def plain(run: RunPlan, folder: Path) -> Callable[[int], None]:
             scored = inputs["scored"]
             logits = model(
                 inputs["input"],
-                attention_mask=inputs["attention_mask"],
+                document=inputs["document"],
                 code_index=inputs["code_index"],
                 scored=scored,
             )

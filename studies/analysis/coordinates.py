@@ -1,0 +1,189 @@
+"""The coordinate check: does the size of activations stay as width or depth grow (arXiv 2203.03466, section 7)?
+
+Asked where runs log activations (`monitor.activations`) and differ in width or depth with the rest equal.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from compiler.plan import RunPlan
+from studies.analysis.chinchilla import Array
+from studies.analysis.results import Study, run_folder
+from studies.analysis.settings import TRANSFERRED, Setting, fixed_settings, label, shape_of, shape_rules
+
+FLAT = 0.1
+"""A log-log slope within ± this is flat: below 32 % over a factor of 16."""
+FIRST = 12
+"""So many of the first logged steps are looked at."""
+FEWEST = 2
+
+Along = Literal["width", "depth"]
+
+
+class Slope(msgspec.Struct, frozen=True, kw_only=True):
+    """d log rms / d log size over all runs of a sweep at one logged step.
+
+    `slope` is None where some activation is not finite; `standard_error` is that of the regression, None where no
+    degree of freedom is left. `factor` is the largest over the smallest geometric mean of a size.
+    """
+
+    kind: str
+    step: int
+    slope: float | None
+    standard_error: float | None
+    factor: float | None
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs that differ in width or in depth alone (and in their seed).
+
+    `sizes` are the widths or depths, `other` the depth or width they share, `steps` the logged steps; `slopes` has one
+    entry for each kind and step at which every activation is above zero; `rms` the geometric mean over seeds by kind,
+    step and size, in the order kinds × `steps` × `sizes`, None where it is not finite or zero. `flat` is the verdict:
+    whether a kind's slope at the last step that has one lies within ± `FLAT`.
+    """
+
+    rule: str
+    setting: str
+    along: Along
+    other: int
+    sizes: tuple[int, ...]
+    steps: tuple[int, ...]
+    runs: int
+    slopes: tuple[Slope, ...]
+    rms: dict[str, tuple[tuple[float | None, ...], ...]]
+    flat: dict[str, bool]
+
+    def of(self, kind: str) -> tuple[Slope, ...]:
+        """The slopes of one kind, by step."""
+        return tuple(slope for slope in self.slopes if slope.kind == kind)
+
+
+def coordinate_check(study: Study) -> tuple[Sweep, ...]:
+    """Every sweep of width or depth whose activations were logged; none where the study has no such sweep.
+
+    Runs are compared where their rule of transfer (`shape_rules`) and all else that the axes set are equal. A sweep
+    takes the first `FIRST` steps that all of its runs logged; runs that logged none are left out. Its verdict for a
+    kind of activation is that of the last of these steps: flat where the slope is within ± `FLAT`.
+    """
+    runs = [run for run in study.plan.runs if run.monitor.activations]
+    if len({shape_of(run) for run in runs}) < FEWEST:
+        return ()
+    logged = {run.id: found for run in runs if (found := _logged(study, run))}
+    runs = [run for run in runs if run.id in logged]
+    settings = fixed_settings(runs, ("model.width", "model.depth", "transfer"), shape_of)
+    rules = shape_rules(runs)
+    groups: dict[tuple[str, Setting, Along, int], list[RunPlan]] = {}
+    for run in runs:
+        width, depth = shape_of(run)
+        for rule in rules[run.id]:
+            groups.setdefault((rule, settings[run.id], "width", depth), []).append(run)
+            groups.setdefault((rule, settings[run.id], "depth", width), []).append(run)
+    return tuple(
+        made
+        for (rule, setting, along, other), members in sorted(groups.items(), key=_order)
+        if (made := _sweep(rule, setting, along, other, members, logged)) is not None
+    )
+
+
+def _order(entry: tuple[tuple[str, Setting, Along, int], list[RunPlan]]) -> tuple[bool, bool, str, int]:
+    (rule, setting, along, other), _ = entry
+    return along == "depth", rule != TRANSFERRED, repr(setting), other
+
+
+Logged = dict[int, dict[str, float]]
+
+
+class _Row(msgspec.Struct):
+    step: int
+    activations: dict[str, float | None] | None = None
+
+
+def _logged(study: Study, run: RunPlan) -> Logged:
+    """The first logged activations of a run by step and name; inf where one is not finite. Torn lines are skipped."""
+    path = run_folder(study.folder, run.id) / "metrics.jsonl"
+    found: Logged = {}
+    if not path.exists():
+        return found
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                row = msgspec.json.decode(line, type=_Row)
+            except msgspec.MsgspecError:
+                continue
+            if row.activations:
+                found[row.step] = {n: math.inf if x is None else x for n, x in row.activations.items()}
+            if len(found) > 4 * FIRST:
+                break
+    return found
+
+
+def _sweep(
+    rule: str, setting: Setting, along: Along, other: int, runs: list[RunPlan], logged: Mapping[str, Logged]
+) -> Sweep | None:
+    place = 0 if along == "width" else 1
+    sizes = sorted({shape_of(run)[place] for run in runs})
+    common = set.intersection(*(set(logged[run.id]) for run in runs))
+    steps = sorted(common)[:FIRST]
+    if len(sizes) < FEWEST or not steps:
+        return None
+    kinds = {run.id: [_kinds(logged[run.id][step]) for step in steps] for run in runs}
+    first = kinds[runs[0].id][0]
+    names = [kind for kind in first if all(kind in row for rows in kinds.values() for row in rows)]
+    if max(run.model.depth for run in runs) < 3:
+        names = [kind for kind in names if kind != "middle block"]
+    slopes, means = [], {}
+    size_of_run = np.array([shape_of(run)[place] for run in runs], float)
+    for kind in names:
+        rows = []
+        for k, step in enumerate(steps):
+            rms = np.array([kinds[run.id][k][kind] for run in runs])
+            with np.errstate(divide="ignore"):
+                log = np.log(rms)
+            mean = np.array([log[size_of_run == size].mean() for size in sizes])
+            rows.append(tuple(float(np.exp(m)) if np.isfinite(m) else None for m in mean))
+            if (rms > 0).all():
+                slopes.append(_slope(kind, step, np.log(size_of_run), log, mean))
+        means[kind] = tuple(rows)
+    return Sweep(
+        rule=rule,
+        setting=label(setting),
+        along=along,
+        other=other,
+        sizes=tuple(sizes),
+        steps=tuple(steps),
+        runs=len(runs),
+        slopes=tuple(slopes),
+        rms=means,
+        # The last step of each kind is what stays.
+        flat={one.kind: one.slope is not None and abs(one.slope) <= FLAT for one in slopes},
+    )
+
+
+def _slope(kind: str, step: int, x: Array, y: Array, mean: Array) -> Slope:
+    if not np.isfinite(y).all():
+        return Slope(kind=kind, step=step, slope=None, standard_error=None, factor=None)
+    centred = x - x.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ y) / spread
+    residual = y - y.mean() - slope * centred
+    error = math.sqrt(float(residual @ residual) / (len(x) - 2) / spread) if len(x) > 2 else None
+    return Slope(kind=kind, step=step, slope=slope, standard_error=error, factor=float(np.exp(np.ptp(mean))))
+
+
+def _kinds(activations: Mapping[str, float]) -> dict[str, float]:
+    """Activations by kind: names with a number are blocks, in order, of which the first, middle and last are kept."""
+    numbered = {int(found[-1]): name for name in activations if (found := re.findall(r"\d+", name))}
+    blocks = [activations[numbered[number]] for number in sorted(numbered)]
+    before = {name: value for name, value in activations.items() if name not in numbered.values()}
+    start = {name: before.pop(name) for name in list(before) if name.startswith("embed")}
+    if blocks:
+        start |= {"first block": blocks[0], "middle block": blocks[len(blocks) // 2], "last block": blocks[-1]}
+    return start | before

@@ -1,0 +1,345 @@
+"""The exponent γ of the logical batch, B̃* ∝ D^γ, and what following it costs at a longer horizon.
+
+Asked where the logical batch has at least four values at each of at least three token horizons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from pydantic import ValidationError
+
+from compiler.plan import RunPlan
+from specs.errors import SpecError
+from specs.load import load_study
+from specs.study import TransferSpec
+from studies.analysis.chinchilla import LEVEL, Array
+from studies.analysis.outcomes import Outcomes, outcomes
+from studies.analysis.results import MIX, Study
+from studies.analysis.settings import BATCH_PATHS, Setting, Shape, batch_place, fixed_settings, label, shape_of
+
+FEWEST_BATCHES = 4
+"""One more than a parabola has parameters."""
+FEWEST_HORIZONS = 3
+HELD_OUT_FROM = 4
+"""Horizons from which on the longest is held out of the fit."""
+SURE = 0.9
+"""Share of resamples that must bend up for an optimum to be trusted."""
+
+Interval = tuple[float, float]
+
+
+class Horizon(msgspec.Struct, frozen=True, kw_only=True):
+    """The sweep of the logical batch at one token count.
+
+    `losses` are means over seeds of the mix's final nelbo (inf where a run failed); `curve` are c₀, c₁, c₂ of the
+    parabola c₀ + c₁ x + c₂ x² in x = log(B̃ / `center`) through all runs of batches at which none failed, None where too
+    few are left. `best` is where it is lowest, None where it does not bend up; `interval` the central 90 % of the
+    bootstrap of it. `edge` says that `best` lies outside the grid, and so is extrapolated; `bends` is the share of
+    resamples that bend up. `residual` is the standard deviation of a run about the curve, `flops` the sweep's cost.
+    """
+
+    tokens: float
+    batches: tuple[float, ...]
+    losses: tuple[float, ...]
+    runs: int
+    failed: int
+    flops: float
+    center: float
+    curve: tuple[float, float, float] | None
+    residual: float
+    best: float | None
+    interval: Interval | None
+    edge: bool
+    bends: float
+
+    def loss(self, batch: float) -> float:
+        """The parabola at `batch`. Raises ValueError where there is none."""
+        if self.curve is None:
+            raise ValueError("no curve was fitted")
+        x = math.log(batch / self.center)
+        return self.curve[0] + self.curve[1] * x + self.curve[2] * x * x
+
+    @property
+    def tuned(self) -> float | None:
+        """The best batch within the grid, by the parabola."""
+        return None if self.best is None else min(max(self.best, self.batches[0]), self.batches[-1])
+
+
+class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
+    """The horizon that took no part in the fit: the transferred batch against the re-tuned one.
+
+    `transferred` is B̃* by the law of the others and `retuned` the best batch within this horizon's own grid, both on
+    its parabola; `regret` is the loss at the first minus that at the second, in nats, with the central 90 % of the
+    bootstrap. `nearest` is the grid's batch nearest to `transferred` and `nearest_regret` its mean loss minus the least
+    mean. `outside`: `transferred` lies outside the grid. FLOPs: of this horizon's sweep, and of transferring instead,
+    the other horizons' sweeps and one run here; `saved` is their difference, `saved_share` over the first.
+    `study_batch` and `study_regret` are those of the γ that the study's own transfer names, None where it names none.
+    """
+
+    tokens: float
+    transferred: float
+    transferred_interval: Interval | None
+    outside: bool
+    retuned: float
+    regret: float
+    regret_interval: Interval | None
+    nearest: float
+    nearest_regret: float
+    sweep_flops: float
+    transfer_flops: float
+    saved: float
+    saved_share: float
+    study_batch: float | None
+    study_regret: float | None
+
+
+class Gamma(msgspec.Struct, frozen=True, kw_only=True):
+    """The law log B̃* = log `batch` + γ log(D / `tokens`) through the optima of the fitted horizons.
+
+    `gamma` is None where fewer than two horizons have an optimum; `interval` is the central 90 % of a bootstrap;
+    `study_gamma` the γ of the study's own transfer. `warnings` says where the data are too weak.
+    """
+
+    width: int
+    depth: int
+    setting: str
+    horizons: tuple[Horizon, ...]
+    gamma: float | None
+    interval: Interval | None
+    tokens: float
+    batch: float | None
+    study_gamma: float | None
+    held_out: HeldOut | None
+    warnings: tuple[str, ...]
+
+    def law(self, tokens: float) -> float:
+        """B̃* at a horizon of `tokens`. Raises ValueError where γ could not be fitted."""
+        if self.gamma is None or self.batch is None:
+            raise ValueError("γ was not fitted")
+        return self.batch * math.pow(tokens / self.tokens, self.gamma)
+
+
+def batch_exponent(study: Study, bootstrap: int = 1000, seed: int = 0) -> tuple[Gamma, ...]:
+    """The fits of γ of a study, one for each shape and setting of the other axes; none where it has no such
+    sweep, or nothing of it has ended.
+
+    At each horizon a parabola in log B̃ is fitted to all runs; γ is the slope, by least squares, of the log of
+    its lowest point against log D. With four horizons or more the longest is held out of the fit. The bootstrap adds
+    to each curve residuals drawn with replacement from its own, widened by √(n / (n - 3)) for the fitted parameters.
+    """
+    runs = study.plan.runs
+    settings = fixed_settings(runs, BATCH_PATHS, batch_place)
+    groups: dict[tuple[Shape, Setting], dict[float, list[RunPlan]]] = {}
+    for run in runs:
+        groups.setdefault((shape_of(run), settings[run.id]), {}).setdefault(run.tokens, []).append(run)
+    ended: Outcomes | None = None
+    found = []
+    for ((width, depth), setting), sweeps in sorted(groups.items(), key=lambda entry: str(entry[0])):
+        swept = {
+            tokens: some
+            for tokens, some in sorted(sweeps.items())
+            if len({run.batch.logical for run in some}) >= FEWEST_BATCHES
+        }
+        if len(swept) < FEWEST_HORIZONS:
+            continue
+        ended = outcomes(study) if ended is None else ended
+        fitted = [_Sweep(tokens, some, ended, bootstrap, seed + k) for k, (tokens, some) in enumerate(swept.items())]
+        found.append(_fit(fitted, width, depth, label(setting), _own_transfer(study.folder)))
+    return tuple(one for one in found if any(horizon.runs for horizon in one.horizons))
+
+
+class _Sweep:
+    """One horizon as arrays: x = log(B̃ / center) and loss of the finite runs, the curve and resampled curves (K, 3)."""
+
+    def __init__(self, tokens: float, runs: list[RunPlan], ended: Outcomes, bootstrap: int, seed: int) -> None:
+        known = [(run.batch.logical, ended[run.id][MIX]) for run in runs if MIX in ended.get(run.id, {})]
+        self.tokens = tokens
+        self.mean_flops = float(np.mean([run.flops for run in runs]))
+        self.all_flops = sum(run.flops for run in runs)
+        self.planned = sorted({run.batch.logical for run in runs})
+        self.batches = sorted({batch for batch, _ in known})
+        self.means = [float(np.mean([loss for b, loss in known if b == batch])) for batch in self.batches]
+        self.failed = sum(math.isinf(loss) for _, loss in known)
+        self.center = float(np.exp(np.mean(np.log(self.planned))))
+        self.runs = len(known)
+        self.curve: Array | None = None
+        self.curves = np.empty((0, 3))
+        self.residual = 0.0
+        self.grid = [batch for batch, mean in zip(self.batches, self.means, strict=True) if math.isfinite(mean)]
+        if len(self.grid) < FEWEST_BATCHES:
+            return
+        finite = [(batch, loss) for batch, loss in known if batch in self.grid]
+        x = np.log([batch / self.center for batch, _ in finite])
+        y = np.array([loss for _, loss in finite])
+        powers = np.stack([np.ones_like(x), x, x * x], axis=1)
+        solve = np.linalg.pinv(powers)
+        self.curve = solve @ y
+        smooth = powers @ self.curve
+        residuals = (y - smooth) * math.sqrt(len(x) / (len(x) - 3))
+        self.residual = float(np.sqrt(np.mean(residuals**2)))
+        drawn = np.random.default_rng(seed).integers(len(x), size=(bootstrap, len(x)))
+        self.curves = (smooth + residuals[drawn]) @ solve.T
+
+    def optima(self) -> Array:
+        """log B̃* of each resampled curve (K,), NaN where it does not bend up."""
+        c1, c2 = self.curves[:, 1], self.curves[:, 2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(c2 > 0, math.log(self.center) - c1 / (2 * c2), np.nan)
+
+    @property
+    def best(self) -> float | None:
+        """log B̃*, None where the curve does not bend up."""
+        if self.curve is None or self.curve[2] <= 0:
+            return None
+        return math.log(self.center) - float(self.curve[1] / (2 * self.curve[2]))
+
+    def regret(self, curves: Array, transferred: Array) -> Array:
+        """Loss at log batches `transferred` (K,) minus the least within the grid, on `curves` (K, 3)."""
+        ends = np.log([self.grid[0], self.grid[-1]]) - math.log(self.center)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inside = np.clip(-curves[:, 1] / (2 * curves[:, 2]), *ends)
+
+        def loss(x: Array) -> Array:
+            value: Array = curves[:, 0] + curves[:, 1] * x + curves[:, 2] * x * x
+            return value
+
+        least = np.minimum(
+            np.minimum(loss(np.full(len(curves), ends[0])), loss(np.full(len(curves), ends[1]))), loss(inside)
+        )
+        return loss(transferred - math.log(self.center)) - least
+
+    def summary(self) -> Horizon:
+        best, optima = self.best, self.optima()
+        value = None if best is None or abs(best) > 300 else math.exp(best)
+        return Horizon(
+            tokens=self.tokens,
+            batches=tuple(self.batches),
+            losses=tuple(self.means),
+            runs=self.runs,
+            failed=self.failed,
+            flops=self.all_flops,
+            center=self.center,
+            curve=None if self.curve is None else (float(self.curve[0]), float(self.curve[1]), float(self.curve[2])),
+            residual=self.residual,
+            best=value,
+            interval=_interval(np.exp(np.clip(optima, -300, 300))),
+            edge=value is not None and not self.grid[0] <= value <= self.grid[-1],
+            bends=float(np.isfinite(optima).mean()) if len(optima) else float(value is not None),
+        )
+
+
+def _fit(sweeps: Sequence[_Sweep], width: int, depth: int, setting: str, own: TransferSpec | None) -> Gamma:
+    horizons = [sweep.summary() for sweep in sweeps]
+    held = len(sweeps) - 1 if len(sweeps) >= HELD_OUT_FROM else None
+    fitting = [sweep for k, sweep in enumerate(sweeps) if k != held and sweep.best is not None]
+    middle = float(np.exp(np.mean([math.log(sweep.tokens) for sweep in fitting]))) if fitting else sweeps[0].tokens
+    x = np.log([sweep.tokens for sweep in fitting]) - math.log(middle)
+    line: Array | None = None
+    lines = np.empty((0, 2))
+    if len(fitting) >= 2:
+        line = _line(x, np.array([[sweep.best for sweep in fitting]], float))[0]
+        lines = _line(x, np.stack([sweep.optima() for sweep in fitting], axis=1))
+    gamma = Gamma(
+        width=width,
+        depth=depth,
+        setting=setting,
+        horizons=tuple(horizons),
+        gamma=None if line is None else float(line[1]),
+        interval=_interval(lines[:, 1]),
+        tokens=middle,
+        batch=None if line is None else math.exp(line[0]),
+        study_gamma=None if own is None else own.gamma,
+        held_out=None,
+        warnings=_warnings(horizons, held, len(fitting)),
+    )
+    if held is None or line is None or horizons[held].best is None:
+        return gamma
+    return msgspec.structs.replace(gamma, held_out=_held_out(gamma, sweeps, held, lines, own))
+
+
+def _line(x: Array, y: Array) -> Array:
+    """Intercept and slope of each row of `y` (K, horizons) over centred `x`: (K, 2)."""
+    slope = y @ x / (x @ x)
+    return np.stack([y.mean(axis=1), slope], axis=1)
+
+
+def _held_out(
+    gamma: Gamma, sweeps: Sequence[_Sweep], held: int, lines: Array, own: TransferSpec | None
+) -> HeldOut | None:
+    sweep, horizon = sweeps[held], gamma.horizons[held]
+    if sweep.curve is None or horizon.tuned is None:
+        return None
+    transferred = math.log(gamma.law(sweep.tokens))
+    drawn = lines[:, 0] + lines[:, 1] * math.log(sweep.tokens / gamma.tokens)
+    paired = min(len(drawn), len(sweep.curves))
+    regrets = sweep.regret(sweep.curves[:paired], drawn[:paired])
+    nearest = min(sweep.grid, key=lambda batch: abs(math.log(batch) - transferred))
+    means = dict(zip(sweep.batches, sweep.means, strict=True))
+    fitted = sum(one.all_flops for k, one in enumerate(sweeps) if k != held) + sweep.mean_flops
+    batch = None if own is None else own.base.batch * (sweep.tokens / own.base.tokens) ** own.gamma
+
+    def regret(log_batch: float) -> float:
+        assert sweep.curve is not None
+        return float(sweep.regret(sweep.curve[None], np.array([log_batch]))[0])
+
+    return HeldOut(
+        tokens=sweep.tokens,
+        transferred=math.exp(transferred),
+        transferred_interval=_interval(np.exp(np.clip(drawn, -300, 300))),
+        outside=not sweep.grid[0] <= math.exp(transferred) <= sweep.grid[-1],
+        retuned=horizon.tuned,
+        regret=regret(transferred),
+        regret_interval=_interval(regrets),
+        nearest=nearest,
+        nearest_regret=means[nearest] - min(means.values()),
+        sweep_flops=sweep.all_flops,
+        transfer_flops=fitted,
+        saved=sweep.all_flops - fitted,
+        saved_share=1 - fitted / sweep.all_flops,
+        study_batch=batch,
+        study_regret=None if batch is None else regret(math.log(batch)),
+    )
+
+
+def _interval(samples: Array) -> Interval | None:
+    samples = samples[np.isfinite(samples)]
+    if not len(samples):
+        return None
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int) -> tuple[str, ...]:
+    said = []
+    for k, horizon in enumerate(horizons):
+        name = f"at {horizon.tokens:.4g} tokens"
+        left_out = "" if k == held else "; it takes no part in the fit of γ"
+        if horizon.curve is None:
+            said.append(f"{name} fewer than {FEWEST_BATCHES} batches have a finite loss{left_out}")
+        elif horizon.best is None:
+            said.append(f"{name} the loss does not bend up in log batch: no optimum{left_out}")
+        elif horizon.edge:
+            said.append(f"{name} the optimum, {horizon.best:.3g}, lies outside the grid and is extrapolated")
+        elif horizon.bends < SURE:
+            said.append(
+                f"{name} only {100 * horizon.bends:.0f} % of resamples bend up: its optimum is hardly determined"
+            )
+    if usable < 2:
+        said.append(f"γ needs an optimum at two horizons at least, and there are {usable}")
+    elif usable < FEWEST_HORIZONS:
+        said.append(f"γ rests on {usable} horizons alone")
+    return tuple(said)
+
+
+def _own_transfer(folder: Path) -> TransferSpec | None:
+    """The base's transfer as the study's file has it; None where it has none or cannot be read any more."""
+    try:
+        base: Mapping[str, object] = load_study(folder / "study.yaml").document.data["base"]
+        return TransferSpec.model_validate(base["transfer"])
+    except (SpecError, OSError, KeyError, ValidationError):
+        return None

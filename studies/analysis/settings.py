@@ -1,0 +1,84 @@
+"""What of a study is held fixed while something else is varied: runs are compared where the rest is equal.
+
+The plan drops a point whose run is another point's too (without transfer, say, the base shape is the run it is with
+transfer), so a run stands for every arm of the study that its plan fits, not only for the one that named it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+
+from compiler.plan import RunPlan
+
+Shape = tuple[int, int]
+"""Width and depth."""
+Setting = tuple[tuple[str, int | float | str | bool | None], ...]
+"""Values of the axes that are held fixed, by path."""
+
+TRANSFERRED, PLAIN = "width and depth transferred", "no transfer in width and depth"
+"""The two rules by which runs of several shapes can be set up."""
+BATCH_PATHS = ("batch", "transfer", "tokens", "model.width", "model.depth")
+"""Paths that a study of the batch varies, or compares apart."""
+
+
+def shape_of(run: RunPlan) -> Shape:
+    """Width and depth of a run."""
+    return run.model.width, run.model.depth
+
+
+def batch_place(run: RunPlan) -> tuple[float, int, float, Shape]:
+    """Where a run stands in a study of the batch: logical and physical batch, tokens, and shape."""
+    return run.batch.logical, run.batch.physical, run.tokens, shape_of(run)
+
+
+def fixed_settings(
+    runs: Sequence[RunPlan], studied: Collection[str], along: Callable[[RunPlan], Hashable]
+) -> dict[str, Setting]:
+    """For each run's id, what the study's axes set that is neither studied nor the seed.
+
+    `studied` are paths, each with all below it. A path whose value follows from `along(run)` everywhere is left out too
+    (heads that grow with the width), and so is one that never varies.
+    """
+    paths = dict.fromkeys(path for run in runs for path in run.point)
+    kept = []
+    for path in paths:
+        if path == "seed" or any(path == one or path.startswith(f"{one}.") for one in studied):
+            continue
+        values: dict[Hashable, set[object]] = {}
+        for run in runs:
+            values.setdefault(along(run), set()).add(run.point.get(path))
+        if any(len(found) > 1 for found in values.values()):
+            kept.append(path)
+    return {run.id: tuple((path, run.point.get(path)) for path in kept) for run in runs}
+
+
+def label(setting: Setting) -> str:
+    """`setting` in words, such as `tokens=5M`; empty where nothing is set."""
+    return ", ".join(f"{path}={value:g}" if isinstance(value, float) else f"{path}={value}" for path, value in setting)
+
+
+def shape_rules(runs: Sequence[RunPlan]) -> dict[str, tuple[str, ...]]:
+    """For each run's id, the rules by which it is set up: `TRANSFERRED`, `PLAIN`, or at the base shape both.
+
+    CompleteP shows in the multipliers of the residual branch and of the head, which are 1 at the base shape and without
+    transfer. A run with factors of 1 stands for both rules where no run of its shape has other factors.
+    """
+
+    def scaled(run: RunPlan) -> bool:
+        return (run.multipliers.residual, run.multipliers.head) != (1.0, 1.0)
+
+    shapes = {shape_of(run) for run in runs if scaled(run)}
+    if not shapes:
+        return {run.id: (PLAIN,) for run in runs}
+    unscaled = {shape_of(run) for run in runs if not scaled(run)}
+    if not shapes & unscaled:
+        return {run.id: (TRANSFERRED,) for run in runs}
+    return {
+        run.id: (TRANSFERRED,) if scaled(run) else (PLAIN,) if shape_of(run) in shapes else (TRANSFERRED, PLAIN)
+        for run in runs
+    }
+
+
+def smallest_shape(shapes: Collection[Shape]) -> Shape:
+    """The one with the fewest hidden parameters, about width² · depth; of equals the narrowest."""
+    return min(shapes, key=lambda shape: (shape[0] ** 2 * shape[1], shape))
