@@ -59,7 +59,8 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A noise schedule α(t), t in [0, 1].
 
     `linear` 1 - t; `cosine` 1 - cos(π/2 · (1 - t)); `polynomial` 1 - t^power; `log-linear` 1 - (1 - eps) · t, whose
-    -log α is that of MDLM (arXiv 2406.07524); `table` straight lines through `alpha` at times `t`.
+    -log α is that of MDLM (arXiv 2406.07524); `table` straight lines through `alpha` at times `t`. `segments` maps
+    vocabulary parts to the schedules of their segments, where a segment has one of its own.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     eps: float = 0.0
     t: tuple[float, ...] = ()
     alpha: tuple[float, ...] = ()
+    segments: dict[str, Noise] = {}
 
 
 class ModalityPlan(msgspec.Struct, frozen=True, kw_only=True):

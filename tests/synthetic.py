@@ -129,6 +129,23 @@ def make_study(
         for D in tokens
         for seed in range(seeds)
     )
+    folder = write_plan(out, name, runs)
+    for k, run in enumerate(runs):
+        state, reason = (states or {}).get(k, ("done", ""))
+        place = store_folder(out, run.id)
+        done = run.steps if state == "done" else run.steps // 2
+        status = Status(state=state, reason=reason, attempts=1, step=done)
+        (place / "status.json").write_bytes(msgspec.json.encode(status))
+        if state == "pending":
+            continue
+        write_lines(place / "metrics.jsonl", curve(run, laws, done, rng))
+        if state == "done":
+            write_lines(place / "eval.jsonl", evaluations(run, laws, noise, rng))
+    return folder
+
+
+def write_plan(out: Path, name: str, runs: tuple[RunPlan, ...]) -> Path:
+    """The folder of a study of `runs`, none of them begun."""
     totals = Totals(
         runs=len(runs), tokens=sum(r.tokens for r in runs), flops=sum(r.flops for r in runs), device_hours=0.1
     )
@@ -145,22 +162,13 @@ def make_study(
     folder = study_folder(out, name)
     (folder / "runs").mkdir(parents=True)
     (folder / "plan.json").write_bytes(msgspec.json.encode(plan))
-    for k, run in enumerate(runs):
-        state, reason = (states or {}).get(k, ("done", ""))
+    for run in runs:
         place = store_folder(out, run.id)
         place.mkdir(parents=True)
         (folder / "runs" / run.id).symlink_to(
             Path("../../../store") / run.id if "/" in name else Path("../../store") / run.id
         )
         (place / "run.json").write_bytes(msgspec.json.encode(run))
-        done = run.steps if state == "done" else run.steps // 2
-        status = Status(state=state, reason=reason, attempts=1, step=done)
-        (place / "status.json").write_bytes(msgspec.json.encode(status))
-        if state == "pending":
-            continue
-        write_lines(place / "metrics.jsonl", curve(run, laws, done, rng))
-        if state == "done":
-            write_lines(place / "eval.jsonl", evaluations(run, laws, noise, rng))
     return folder
 
 

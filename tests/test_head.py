@@ -37,7 +37,7 @@ from runtime.training.objective import MaskedDiffusionLoss
 from runtime.training.segments import Segments
 from runtime.training.stream import Sequences, empty_rows
 from tests.ranks import run_ranks
-from tests.tiny import STUDY, write_study
+from tests.tiny import STUDY, write_source, write_study
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -182,9 +182,9 @@ def split_vocabulary(rank: int, ranks: int, folder: Path) -> None:
         ) -> Scores:
             scores = head(hidden, targets)
             head.weight.register_post_accumulate_grad_hook(lambda p: setattr(weight, "grad", p.grad.full_tensor()))
-            everyone = torch.empty(ranks, len(hidden))
-            torch.distributed.all_gather_into_tensor(everyone, scores.terms)
-            assert (everyone == scores.terms).all()
+            largest = scores.terms.clone()
+            torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+            assert torch.equal(largest, scores.terms)  # on every rank
             return scores
 
         with at_a_time(200):
@@ -345,22 +345,25 @@ def test_a_head_of_kind_modality_trains_and_evaluates_on_each_segment_s_own_part
     for row, brute_row in zip(validator.validate([model], 0), validator.validate([brute], 0), strict=True):
         assert row.nelbo == pytest.approx(brute_row.nelbo, rel=1e-5)
         assert row.by_token_modality == pytest.approx(brute_row.by_token_modality, rel=1e-5)
-        assert row.conditional == pytest.approx(brute_row.conditional, rel=1e-5)
+        if row.modality != "text":
+            assert row.conditional == pytest.approx(brute_row.conditional, rel=1e-5)
 
 
 LIMITS = (10**9, 100)
 """Logits at a time: plain, and in chunks of a few positions."""
 
 
-def train(rank: int, ranks: int, folder: Path) -> None:
-    """One step of the trainer and an evaluation at each limit, from the same start; rank 0 saves what they give."""
+def train(rank: int, ranks: int, folder: Path, *heads: str) -> None:
+    """One step of the trainer and an evaluation with each kind of head and at each limit, from the same start; rank 0
+    saves what they give."""
     from runtime.training.trainer import trainer_config
 
     run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
     run = msgspec.structs.replace(run, parallel=msgspec.structs.replace(run.parallel, shard=ranks))
-    for limit in LIMITS:
+    for head, limit in itertools.product(heads, LIMITS):
         head_module.LOGITS = limit
-        trainer = trainer_config(run, folder / str(limit), folder).build()
+        place = folder / head / str(limit)
+        trainer = trainer_config(msgspec.structs.replace(run, head=head), place, folder).build()
         gradients: dict[str, torch.Tensor] = {}
 
         def keep(trainer: Any = trainer, gradients: dict[str, torch.Tensor] = gradients) -> None:
@@ -374,31 +377,33 @@ def train(rank: int, ranks: int, folder: Path) -> None:
         trainer.train_step(trainer.batch_generator(trainer.dataloader))
         nelbo = [row.nelbo for row in trainer.validator.validate(trainer.model_parts, 1)]
         if rank == 0:
-            torch.save({"gradients": gradients, "nelbo": nelbo}, folder / str(limit) / "result.pt")
+            torch.save({"gradients": gradients, "nelbo": nelbo}, place / "result.pt")
         trainer.close()
 
 
 @pytest.mark.parametrize(
-    ("ranks", "dtype", "head", "tolerance"),
-    [(1, "bfloat16", "full", 2e-2), (2, "float32", "full", 1e-5), (2, "float32", "modality", 1e-5)],
+    ("ranks", "dtype", "heads", "tolerance"),
+    [(1, "bfloat16", ["full"], 2e-2), (2, "float32", ["full", "modality"], 1e-5)],
 )
 def test_a_step_in_chunks_is_the_plain_step(
-    tmp_path: Path, ranks: int, dtype: str, head: str, tolerance: float
+    tmp_path: Path, ranks: int, dtype: str, heads: list[str], tolerance: float
 ) -> None:
     """FSDP's ranks have chunks of their own number: the head's weight is gathered, and its gradient reduced, once."""
     run = compile_study(write_study(tmp_path, STUDY.replace("physical: 8", "physical: 8, micro: 2"))).runs[0]
-    (tmp_path / "run.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(run, dtype=dtype, head=head)))
-    for limit in LIMITS:
-        (tmp_path / str(limit)).mkdir()
-    run_ranks("tests.test_head:train", ranks, tmp_path)
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(run, dtype=dtype)))
+    for head, limit in itertools.product(heads, LIMITS):
+        (tmp_path / head / str(limit)).mkdir(parents=True)
+    run_ranks("tests.test_head:train", ranks, tmp_path, *heads)
 
-    plain_row, row = (msgspec.json.decode((tmp_path / str(limit) / "metrics.jsonl").read_bytes()) for limit in LIMITS)
-    assert row["loss"] == pytest.approx(plain_row["loss"], rel=tolerance)
-    assert row["losses"] == pytest.approx(plain_row["losses"], rel=tolerance)
-    whole, chunked = (torch.load(tmp_path / str(limit) / "result.pt", weights_only=True) for limit in LIMITS)
-    assert chunked["nelbo"] == pytest.approx(whole["nelbo"], rel=tolerance)
-    assert whole["gradients"].keys() == chunked["gradients"].keys()
-    assert whole["gradients"]["lm_head.weight"].norm() > 0
-    for name, gradient in chunked["gradients"].items():
-        plain_gradient = whole["gradients"][name]
-        assert distance(gradient, plain_gradient, max(1e-9, float(plain_gradient.norm()))) < tolerance, name
+    for head in heads:
+        places = [tmp_path / head / str(limit) for limit in LIMITS]
+        plain_row, row = (msgspec.json.decode((place / "metrics.jsonl").read_bytes()) for place in places)
+        assert row["loss"] == pytest.approx(plain_row["loss"], rel=tolerance)
+        assert row["losses"] == pytest.approx(plain_row["losses"], rel=tolerance)
+        whole, chunked = (torch.load(place / "result.pt", weights_only=True) for place in places)
+        assert chunked["nelbo"] == pytest.approx(whole["nelbo"], rel=tolerance)
+        assert whole["gradients"].keys() == chunked["gradients"].keys()
+        assert whole["gradients"]["lm_head.weight"].norm() > 0
+        for name, gradient in chunked["gradients"].items():
+            plain_gradient = whole["gradients"][name]
+            assert distance(gradient, plain_gradient, max(1e-9, float(plain_gradient.norm()))) < tolerance, name

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.compile import compile_study
 from compiler.plan import MixStage, Noise, RunPlan
 from runtime.data import load
-from runtime.training.draws import uniforms
-from runtime.training.loader import IGNORE_INDEX, NoisedLoader
+from runtime.training.draws import uniform_rows, uniforms
+from runtime.training.loader import GRANULE, IGNORE_INDEX, NoisedLoader
 from runtime.training.noise import alpha, weight
 from runtime.training.stream import PADDING, Mix, Sequences, empty_rows
 from runtime.training.times import levels
@@ -102,6 +104,12 @@ def test_uniforms_are_one_table(seed: int, start: int, rows: int, columns: int) 
     assert not np.array_equal(whole, uniforms(seed, 2, start, rows, columns))
 
 
+@given(st.lists(st.integers(0, 10**12) | st.integers(0, 9), min_size=1, max_size=9), st.integers(1, 50))
+def test_any_rows_of_the_table_can_be_read(rows: list[int], columns: int) -> None:
+    found = uniform_rows(3, 1, np.array(rows), columns)
+    assert all(np.array_equal(own[None], uniforms(3, 1, row, 1, columns)) for row, own in zip(rows, found, strict=True))
+
+
 @given(st.integers(0, 1000), st.lists(st.integers(0, 2), min_size=1, max_size=64))
 def test_times_are_stratified_within_each_modality(step: int, modality: list[int]) -> None:
     which = np.array(modality)
@@ -184,15 +192,21 @@ def loader(run: RunPlan, root: Path, ranks: int, rank: int, micro: int) -> Noise
     )
 
 
-def rows(batch: tuple[dict[str, torch.Tensor], torch.Tensor]) -> list[tuple[list[int], list[int], list[float]]]:
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+Row = tuple[list[int], list[int], list[float], list[int], float]
+
+
+def rows(batch: Batch) -> list[Row]:
+    """Of each sequence, without its padding: input, labels, loss weights and documents; and its time."""
     inputs, labels = batch
-    length = labels.shape[1]
     weights = torch.zeros(labels.numel())
     weights[inputs["scored"]] = inputs["weights"]
-    return [
-        (inputs["input"][i].tolist(), labels[i].tolist(), weights.view(-1, length)[i].tolist())
-        for i in range(len(labels))
-    ]
+    found = []
+    for i, length in enumerate((inputs["document"] != PADDING).sum(dim=1).tolist()):
+        columns = (inputs["input"], labels, weights.view(labels.shape), inputs["document"])
+        own, own_labels, own_weights, own_document = (column[i, :length].tolist() for column in columns)
+        found.append((own, own_labels, own_weights, own_document, float(inputs["time"][i])))
+    return found
 
 
 def dropping(run: RunPlan, probability: float) -> RunPlan:
@@ -201,18 +215,82 @@ def dropping(run: RunPlan, probability: float) -> RunPlan:
     return msgspec.structs.replace(run, modalities=run.modalities | {"image": image})
 
 
-@pytest.mark.parametrize(("ranks", "micro"), [(1, 4), (1, 2), (2, 4), (2, 2), (4, 1)])
-def test_a_step_is_the_same_however_it_is_cut(run: RunPlan, tmp_path: Path, ranks: int, micro: int) -> None:
-    run = dropping(run, 0.5)
-    (whole,) = [rows(loader(run, tmp_path, 1, 0, 8).batch(3, 0))]
-    parts = 8 // (ranks * micro)
-    cut = [
-        row
-        for part in range(parts)
-        for rank in range(ranks)
-        for row in rows(loader(run, tmp_path, ranks, rank, micro).batch(3, part))
-    ]
-    assert cut == whole
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunPlan, Path]:
+    """A run of packed text and of pairs of many lengths, a third without their captions, 24 a step."""
+    root = tmp_path_factory.mktemp("pairs")
+    text = STUDY.replace("sequence_length: 12", "sequence_length: 60").replace("physical: 8", "physical: 24")
+    file = write_study(root, text.replace("tokens: 3K", "tokens: 20K").replace("cosine", "cosine, drop_condition: 0.3"))
+    write_source(root / "data/image", {"text": 20, "image": 8}, sequences=50, lengths=(1, 27))
+    return compile_study(file).runs[0], root
+
+
+Dealt = Callable[[int, int, int], list[list[Batch]]]
+
+
+@pytest.fixture(scope="module")
+def dealt(pairs: tuple[RunPlan, Path]) -> Dealt:
+    """The micro-batches of a step, by part and by rank, for a number of ranks and a micro-batch."""
+
+    @functools.cache
+    def loaders(ranks: int, micro: int) -> list[NoisedLoader]:
+        return [loader(*pairs, ranks, rank, micro) for rank in range(ranks)]
+
+    def batches(step: int, ranks: int, micro: int) -> list[list[Batch]]:
+        return [[one.batch(step, part) for one in loaders(ranks, micro)] for part in range(24 // (ranks * micro))]
+
+    return batches
+
+
+SPLITS = st.sampled_from(
+    [(ranks, micro) for ranks in (1, 2, 3, 4, 6) for micro in (1, 2, 4, 12) if 24 % (ranks * micro) == 0]
+)
+
+
+@given(SPLITS, st.integers(0, 40))
+@settings(max_examples=30)
+def test_a_step_is_the_same_however_it_is_cut(dealt: Dealt, split: tuple[int, int], step: int) -> None:
+    [[whole]] = dealt(step, 1, 24)
+    assert sorted(row for part in dealt(step, *split) for batch in part for row in rows(batch)) == sorted(rows(whole))
+
+
+@given(SPLITS, st.integers(0, 40))
+@settings(max_examples=30)
+def test_sequences_of_like_length_are_computed_together(dealt: Dealt, split: tuple[int, int], step: int) -> None:
+    before = 60
+    for part in dealt(step, *split):
+        lengths = [(inputs["document"] != PADDING).sum(dim=1) for inputs, _ in part]
+        longest = int(torch.cat(lengths).max())
+        assert {labels.shape[1] for _, labels in part} == {min(-(-longest // GRANULE) * GRANULE, 60)}
+        assert longest <= before
+        before = int(torch.cat(lengths).min())
+        # No rank has the long ones: place by place they differ by no more than neighbours do.
+        for rank, after in itertools.pairwise(length.sort(descending=True).values for length in lengths):
+            assert (rank >= after).all()
+            assert (after[:-1] >= rank[1:]).all()
+
+
+@given(SPLITS, st.integers(0, 40))
+@settings(max_examples=30)
+def test_padding_is_never_scored(pairs: tuple[RunPlan, Path], dealt: Dealt, split: tuple[int, int], step: int) -> None:
+    for inputs, labels in itertools.chain(*dealt(step, *split)):
+        padding = inputs["document"] == PADDING
+        assert (inputs["input"][padding] == pairs[0].vocabulary.specials["pad"]).all()
+        assert (labels[padding] == IGNORE_INDEX).all()
+        assert not padding.flatten()[inputs["scored"]].any()
+
+
+def test_lengths_are_known_before_anything_is_written(pairs: tuple[RunPlan, Path]) -> None:
+    run, root = pairs
+    for name, modality in run.modalities.items():
+        split = load(modality.data, root).split("train")
+        source = Sequences(name, modality, split, run.vocabulary, run.sequence_length, seed=1)
+        asked = np.random.default_rng(0).integers(0, 4 * source.count, 200)
+        written = []
+        for index in asked.tolist():
+            tokens, code_index = empty_rows(1, run.sequence_length, run.vocabulary)
+            written.append(source.write(index, tokens[0], code_index[0]))
+        assert source.lengths(asked).tolist() == written
 
 
 def test_resume_continues_where_it_was(run: RunPlan, tmp_path: Path) -> None:
@@ -275,19 +353,19 @@ def test_a_dropped_condition_is_neither_seen_nor_scored(run: RunPlan, tmp_path: 
         (inputs, labels), (own_inputs, own_labels) = always.batch(step, 0), sometimes.batch(step, 0)
         same = ("document", "code_index", "modality")
         assert all(torch.equal(inputs[key], own_inputs[key]) for key in same)
-        pairs = zip(rows((inputs, labels)), rows((own_inputs, own_labels)), inputs["modality"].tolist(), strict=True)
-        for whole, own, modality in pairs:
+        both = zip(rows((inputs, labels)), rows((own_inputs, own_labels)), inputs["modality"].tolist(), strict=True)
+        for whole, own, modality in both:
             images += names[modality] == "image"
             if own == whole:
                 continue
             dropped += 1
             assert names[modality] == "image"
-            (_, true, _), (tokens, targets, _) = whole, own
+            true, (tokens, targets, weights, *_) = whole[1], own
             begin = true.index(ids["begin:image"])
             assert tokens[:begin] == [ids["task:image"]] + [ids["mask"]] * (begin - 1)
             assert targets[:begin] == [IGNORE_INDEX] * begin
-            assert not any(own[2][:begin])
-            assert [part[begin:] for part in own] == [part[begin:] for part in whole]
+            assert not any(weights[:begin])
+            assert [part[begin:] for part in own[:4]] == [part[begin:] for part in whole[:4]]
     assert abs(dropped / images - 0.3) < 4 * (0.3 * 0.7 / images) ** 0.5
 
 

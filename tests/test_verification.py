@@ -45,27 +45,33 @@ def check(*runs: RunPlan) -> list[Verified]:
 
 
 @pytest.mark.parametrize(
-    ("shard", "replicate", "dtype", "recompute"),
+    ("shard", "replicate", "tensor", "dtype", "recompute"),
     [
-        (1, 1, "float32", "none"),
-        (1, 1, "bfloat16", "none"),
-        (3, 1, "float32", "none"),  # 3 divides neither width nor vocabulary
-        (8, 2, "bfloat16", "full"),
-        (1, 4, "float32", "full"),
-        (48, 1, "bfloat16", "none"),  # more ranks than a norm has rows
+        (1, 1, 1, "float32", "none"),
+        (1, 1, 1, "bfloat16", "none"),
+        (3, 1, 1, "float32", "none"),  # 3 divides neither width nor vocabulary
+        (8, 2, 1, "bfloat16", "full"),
+        (1, 4, 1, "float32", "full"),
+        (48, 1, 1, "bfloat16", "none"),  # more ranks than a norm has rows
+        (1, 1, 2, "float32", "none"),  # 2 does not divide the vocabulary
+        (3, 2, 2, "bfloat16", "full"),
+        (48, 1, 2, "float32", "none"),  # more ranks than half a projection has rows
     ],
 )
-def test_a_plan_is_what_torchtitan_builds(study: Path, shard: int, replicate: int, dtype: str, recompute: str) -> None:
+def test_a_plan_is_what_torchtitan_builds(
+    study: Path, shard: int, replicate: int, tensor: int, dtype: str, recompute: str
+) -> None:
     run = plan(
         study,
         f"base.parallel.shard={shard}",
         f"base.parallel.replicate={replicate}",
+        f"base.parallel.tensor={tensor}",
         f"base.parallel.activation_checkpoint={recompute}",
         f"base.dtype={dtype}",
     )
     (found,) = check(run)
     assert found.problems == []
-    assert found.ranks == shard * replicate
+    assert found.ranks == shard * replicate * tensor
     assert found.shard_bytes == found.planned_bytes == run.memory.parameters
 
 
@@ -113,6 +119,17 @@ def test_a_changed_shard_is_reported(study: Path) -> None:
     (problem,) = found.problems
     assert problem.startswith("rank 0 holds ")
     assert f"{run.memory.parameters:,} planned" in problem
+
+
+def test_a_matrix_cut_otherwise_is_reported(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = verification.modules
+
+    def changed(shape: Any) -> tuple[Module, ...]:
+        return tuple(one._replace(cut=0) if one.name.endswith("wo.weight") else one for one in real(shape))
+
+    monkeypatch.setattr(verification, "modules", changed)
+    (found,) = check(plan(study, "base.parallel.tensor=2"))
+    assert found.problems == ["layers.0.attention.wo.weight: rank 0 holds (16, 8) of it, planned (8, 16)"]
 
 
 def test_a_changed_count_is_reported(study: Path) -> None:

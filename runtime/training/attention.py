@@ -58,7 +58,8 @@ def block_mask(document_BL: torch.Tensor) -> BlockMask:
 
 def added_mask(document_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`sees` as 0 and -inf: (B, 1, 1, L) where each sequence is one document, else (B, 1, L, L)."""
-    one_each = bool(((document_BL == 0) | (document_BL == PADDING)).all())
+    # Without values, as on the meta device, there may be several.
+    one_each = not document_BL.is_meta and bool(((document_BL == 0) | (document_BL == PADDING)).all())
     queries = document_BL[:, :1] if one_each else document_BL
     seen = sees(queries[:, None, :, None], document_BL[:, None, None, :])
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)

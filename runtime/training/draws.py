@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-MASKS, TIMES, DROPS = 1, 2, 3
+MASKS, TIMES, DROPS, PROBES = 1, 2, 3, 4
 """Streams of random numbers of one seed."""
 
 
@@ -17,10 +18,15 @@ def uniforms(seed: int, stream: int, start: int, rows: int, columns: int) -> npt
     return uniform_rows(seed, stream, np.arange(start, start + rows), columns)
 
 
+@lru_cache(maxsize=64)
+def _key(seed: int, stream: int) -> npt.NDArray[np.uint64]:
+    return np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
+
+
 def uniform_rows(seed: int, stream: int, rows: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.float64]:
     """Any `rows` of the table that `uniforms` reads, in any order."""
     blocks = -(-columns // 4)  # one counter value of Philox gives four numbers
-    generator = np.random.Philox(key=np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64))
+    generator = np.random.Philox(key=_key(seed, stream))
     numbers = np.random.Generator(generator)
     drawn = np.empty((len(rows), 4 * blocks))
     # Neighbouring rows at once: each jump costs as much as some hundred numbers.

@@ -2,7 +2,8 @@
 
 A density q of times and a loss weight divided by q estimate the same objective. So does another schedule: with the
 masked share p = 1 - α(t) for the time, the objective is the integral over p of Σ over masked i of -log p(x_i) / p, and
-a schedule is one density of p among others. Densities here are therefore of p, on (0, 1 - α(1)], in a schedule's place.
+a schedule is one density of p among others. The densities of times here are therefore made from densities of p, which
+they keep under any schedule: they take its place.
 
 The least variance of independent draws has q² in proportion to the mean square of what is drawn (given p). It is taken
 here for every way of sampling, though evenly spread times only need the part of it that is not the mean: gradients,
@@ -11,7 +12,7 @@ which matter more than the loss and have far more directions, vary at each p by 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,13 @@ import numpy.typing as npt
 import torch
 from torch.distributed import ProcessGroup, all_reduce
 
+from compiler.plan import Noise
+from runtime.training.noise import masked, slope, when
+
 Numbers = npt.NDArray[np.float64]
 
+LEAST, MOST = 1e-300, 1 - 2.0**-53
+"""Of the times drawn by a density, which at 0 or 1 may be infinite or 0."""
 BINS = 16
 """Parts of (0, 1) that the learned density is constant on; each is as probable as the others by the loss weight."""
 MEMORY = 4096
@@ -33,27 +39,59 @@ FLOOR = 0.1
 
 
 class ByWeight:
-    """The density of the masked share p on (0, `top`] that is least-variance where all tokens have the same loss.
+    """The density of times that is least-variance where all tokens have the same loss.
 
     With k of n tokens masked, k binomial, the estimate is in proportion to k / p, and its mean square to
-    (n p)² + n p (1 - p) over p²: q ∝ √(1 + (1 - p) / (n p)). With c = n - 1 and p = sinh²(x) / c its distribution is
-    in proportion to x + sinh(2 x) / 2.
+    (n p)² + n p (1 - p) over p²: q ∝ √(1 + (1 - p) / (n p)) on (0, 1 - α(1)]. With c = n - 1 and p = sinh²(x) / c its
+    distribution is in proportion to x + sinh(2 x) / 2.
     """
 
-    def __init__(self, tokens: float, top: float) -> None:
-        """For sequences of `tokens` tokens, of which at most the share `top` is masked."""
-        self.c, self.top = max(tokens - 1, 1e-6), top
-        x = math.asinh(math.sqrt(self.c * top))
-        self.total = x + math.sinh(2 * x) / 2
+    def __init__(self, noise: Noise, tokens: float) -> None:
+        """For sequences of `tokens` tokens."""
+        self.noise, self.c, self.total = noise, max(tokens - 1, 1e-6), 1.0
+        self.total = float(self.reached(np.ones(1))[0])
+
+    def reached(self, t: Numbers) -> Numbers:
+        """The probability of times up to t."""
+        x = np.arcsinh(np.sqrt(self.c * self._masked(t)))
+        return (x + np.sinh(2 * x) / 2) / self.total
+
+    def density(self, t: Numbers) -> Numbers:
+        """Of times t in (0, 1]."""
+        share, steepness = self._masked(t), -slope(self.noise, torch.from_numpy(t)).numpy()
+        return steepness * np.sqrt(self.c * (1 + self.c * share) / share) / self.total
 
     def draw(self, level: Numbers) -> tuple[Numbers, Numbers]:
-        """The masked shares below which the probability is `level` in (0, 1], and 1 / (p · q(p)), the weight there."""
+        """The times up to which the probability is `level` in (0, 1], and the density there."""
         y = self.total * level
         x = np.arcsinh(2 * y) / 2  # above the root of a convex function: Newton's steps fall to it
         for _ in range(8):
             x -= (x + np.sinh(2 * x) / 2 - y) / (2 * np.cosh(x) ** 2)
-        share = np.minimum(np.sinh(x) ** 2 / self.c, self.top)
-        return share, 2 * self.total / np.sinh(2 * x)
+        share = np.minimum(np.sinh(x) ** 2 / self.c, self._masked(np.ones(1)))
+        t = np.clip(when(self.noise, torch.from_numpy(share)).numpy(), LEAST, MOST)
+        return t, self.density(t)
+
+    def _masked(self, t: Numbers) -> Numbers:
+        return masked(self.noise, torch.from_numpy(t)).numpy()
+
+
+class ByWeights:
+    """The density of times for sequences whose segments have schedules of their own: the mean of the densities that
+    each would have alone, so that none has a large weight where another has hardly any times."""
+
+    def __init__(self, noises: Sequence[Noise], tokens: float) -> None:
+        """For sequences of `tokens` tokens."""
+        self.parts = [ByWeight(noise, tokens) for noise in noises]
+
+    def draw(self, level: Numbers) -> tuple[Numbers, Numbers]:
+        """As that of `ByWeight`."""
+        low, high = np.zeros_like(level), np.ones_like(level)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = np.mean([part.reached(middle) for part in self.parts], axis=0) < level
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        t = np.clip(high, LEAST, MOST)
+        return t, np.mean([part.density(t) for part in self.parts], axis=0)
 
 
 class Learned:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from torch.nn.utils import get_total_norm
 from torchtitan.components.metrics import MetricsProcessor
 
 from compiler.plan import RunPlan
-from compiler.records import Evaluation, Metrics, write_atomically
+from compiler.records import Evaluation, GradientNoise, Metrics, write_atomically
+from runtime.training.activations import Activations
 
 BANDS = 4
 """Equal bands of t in (0, 1] that the loss is split by."""
@@ -49,7 +53,8 @@ class Rows:
 
 
 class RunMetrics(MetricsProcessor):
-    """torchtitan's metrics, plus rows of `metrics.jsonl`: the loss by modality and by time, norms, waiting for data."""
+    """torchtitan's metrics, plus rows of `metrics.jsonl`: the loss by modality and by time, norms, waiting for data,
+    and what the plan's monitor asks for. TensorBoard and W&B are given the same numbers."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
@@ -58,8 +63,11 @@ class RunMetrics(MetricsProcessor):
         run: RunPlan
 
     def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any) -> None:
-        super().__init__(config, dump_folder=dump_folder, **kwargs)
+        with _named(config.run):
+            super().__init__(config, dump_folder=dump_folder, **kwargs)
         self.run = config.run
+        self.gpu_peak_flops = config.run.peak_flops
+        self.activations = Activations()
         self.writes = torch.distributed.get_rank() == 0
         self.metrics = Rows(Path(dump_folder) / "metrics.jsonl")
         self.evaluations = Rows(Path(dump_folder) / "eval.jsonl")
@@ -74,8 +82,19 @@ class RunMetrics(MetricsProcessor):
         self.loss_sums = torch.zeros(modalities, dtype=torch.float64)
         self.token_sums = torch.zeros(modalities, dtype=torch.float64)
         self.band_sums = torch.zeros(BANDS, dtype=torch.float64)
-        self.micro_batches = 0
+        self.position_sums = torch.zeros(2, dtype=torch.float64)
         self.before: list[torch.Tensor] = []
+        self.gradient_noise: dict[str, GradientNoise] | None = None
+
+    @contextmanager
+    def watching(self, inputs: torch.Tensor) -> Iterator[None]:
+        """Measure activations of the forward pass over a micro-batch's input (B, L) where the plan asks for them."""
+        if not self.run.monitor.activations:
+            yield
+            return
+        (model,) = self.model_parts
+        with self.activations.watching(model, inputs != self.run.vocabulary.specials["pad"]):
+            yield
 
     def add(
         self,
@@ -84,9 +103,10 @@ class RunMetrics(MetricsProcessor):
         tokens_of_row: torch.Tensor,
         modality_of_row: torch.Tensor,
         time_of_row: torch.Tensor,
+        inputs: torch.Tensor,
     ) -> None:
-        """Add a micro-batch: the loss term of each scored token and the sequence it is of (S,); and of each sequence
-        (B,) its non-padding tokens, modality and time t in (0, 1]."""
+        """Add a micro-batch: the loss term of each scored token and the sequence it is of (S,); of each sequence (B,)
+        its tokens that can be scored, modality and time t in (0, 1]; and what the model was given (B, L)."""
         modalities = len(self.run.modalities)
         # On the host: CUDA has no deterministic bincount of weights.
         terms, row_of_term, modality_of_row = terms.double().cpu(), row_of_term.cpu(), modality_of_row.cpu()
@@ -94,7 +114,8 @@ class RunMetrics(MetricsProcessor):
         self.loss_sums += torch.bincount(modality_of_row[row_of_term], terms, modalities)
         self.token_sums += torch.bincount(modality_of_row, tokens_of_row.double().cpu(), modalities)
         self.band_sums += torch.bincount(band_of_row[row_of_term], terms, BANDS)
-        self.micro_batches += 1
+        self.position_sums[0] += int((inputs == self.run.vocabulary.specials["pad"]).sum())
+        self.position_sums[1] += inputs.numel()
 
     def remember_parameters(self) -> None:
         """Copy the parameters, so that the update that follows can be measured."""
@@ -113,8 +134,10 @@ class RunMetrics(MetricsProcessor):
         return norm(parameters), norm(update)
 
     def should_log(self, step: int) -> bool:
-        """At the first step, the last, and every `log_every`-th."""
-        return step == 1 or step == self.run.steps or step % self.run.log_every == 0
+        """At the first step, the last, every `log_every`-th, and where the gradient noise is estimated."""
+        noise = self.run.monitor.gradient_noise
+        often = step % self.run.log_every == 0 or (noise > 0 and step % noise == 0)
+        return often or step in (1, self.run.steps)
 
     def resume(self, step: int, tokens: int) -> None:
         """Continue the files at a checkpoint's step."""
@@ -135,49 +158,90 @@ class RunMetrics(MetricsProcessor):
     ) -> None:
         """Log one step, on all ranks together."""
         assert extra_metrics is not None
-        waited = sum(self.data_loading_times)  # emptied by what follows
-        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
         parameter_norm, update_norm = self._norms()
-        sums = torch.cat([self.loss_sums, self.token_sums, self.band_sums])
+        sums = torch.cat([self.loss_sums, self.token_sums, self.band_sums, self.position_sums])
         mesh = self.parallel_dims.get_optional_mesh("loss")
+        group = None if mesh is None else mesh.get_group()
         if mesh is not None:
-            device = torch.device(mesh.device_type)
-            sums = sums.to(device)
-            torch.distributed.all_reduce(sums, group=mesh.get_group())
-        losses, tokens, bands = torch.split(sums.cpu(), [len(self.loss_sums), len(self.token_sums), BANDS])
+            sums = sums.to(torch.device(mesh.device_type))
+            torch.distributed.all_reduce(sums, group=group)
+        losses, tokens, bands, positions = torch.split(sums.cpu(), [len(self.run.modalities)] * 2 + [BANDS, 2])
         now = time.perf_counter()
         elapsed = max(now - self.last_logged, 1e-9)
         total = int(extra_metrics["n_tokens_seen"])
-        positions = self.run.batch.physical * self.run.sequence_length
+        tokens_per_second = (total - self.last_tokens) / elapsed
+        row = Metrics(
+            step=step,
+            tokens=total,
+            loss=global_avg_loss,
+            losses={name: float(losses[i] / tokens[i]) for i, name in enumerate(self.run.modalities) if tokens[i] > 0},
+            lr=next(value for key, value in extra_metrics.items() if key.startswith("lr/")),
+            grad_norm=grad_norm,
+            tokens_per_second=tokens_per_second,
+            padding=float(positions[0] / positions[1]),
+            seconds=self.seconds_before + now - self.started,
+            bands=tuple((bands / tokens.sum()).tolist()),
+            parameter_norm=parameter_norm,
+            update_norm=update_norm,
+            data_wait=sum(self.data_loading_times) / elapsed,
+            mfu=self._mfu(step, total, tokens_per_second),
+            gradient_noise=self.gradient_noise,
+            activations=self.activations.take(group),
+        )
+        # torchtitan's own line of the log, and its own numbers beside those of the row.
+        super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics | scalars(row))
         if self.writes:
-            self.metrics.append(
-                Metrics(
-                    step=step,
-                    tokens=total,
-                    loss=global_avg_loss,
-                    losses={
-                        name: float(losses[i] / tokens[i])
-                        for i, name in enumerate(self.run.modalities)
-                        if tokens[i] > 0
-                    },
-                    lr=next(value for key, value in extra_metrics.items() if key.startswith("lr/")),
-                    grad_norm=grad_norm,
-                    tokens_per_second=(total - self.last_tokens) / elapsed,
-                    padding=1.0 - float(tokens.sum()) / positions,
-                    seconds=self.seconds_before + now - self.started,
-                    bands=tuple((bands / tokens.sum()).tolist()),
-                    parameter_norm=parameter_norm,
-                    update_norm=update_norm,
-                    data_wait=waited / elapsed,
-                )
-            )
+            self.metrics.append(row)
         self.last_logged, self.last_tokens = now, total
+
+    def _mfu(self, step: int, tokens: int, tokens_per_second: float) -> float | None:
+        """As `triptych mfu`: model FLOPs of a token, of the steps done over the tokens seen in them."""
+        peak = self.run.parallel.ranks * self.run.peak_flops
+        return self.run.flops * step / self.run.steps / tokens * tokens_per_second / peak if peak > 0 else None
 
     def log_evaluations(self, rows: list[Evaluation]) -> None:
         """Write an evaluation's rows."""
-        if self.writes:
-            for row in rows:
+        for row in rows:
+            if self.writes:
                 self.evaluations.append(row)
+            self.logger.log({f"eval/{row.modality}/{name}": value for name, value in scalars(row).items()}, row.step)
+
+
+def scalars(row: Metrics | Evaluation) -> dict[str, float]:
+    """The numbers of a row by name: `loss`, `loss/text`, `band/1`, `gradient_noise/text/noise`, `activations/block.0`.
+    What is not there has no name."""
+    found: dict[str, float] = {}
+
+    def put(name: str, value: object) -> None:
+        match value:
+            case int() | float():
+                found[name] = float(value)
+            case dict():
+                for key, one in value.items():
+                    put(f"{name}/{key}", one)
+            case tuple():
+                for place, one in enumerate(value, start=1):
+                    put(f"{name}/{place}", one)
+            case msgspec.Struct():
+                put(name, msgspec.structs.asdict(value))
+
+    for field, value in msgspec.structs.asdict(row).items():
+        if field != "step":
+            put({"losses": "loss", "bands": "band"}.get(field, field), value)
+    return found
+
+
+@contextmanager
+def _named(run: RunPlan) -> Iterator[None]:
+    """Tell W&B, which torchtitan asks through the environment, the run's name and id, unless the user has."""
+    ours = {"WANDB_PROJECT": "triptych", "WANDB_RUN_NAME": run.name, "WANDB_RUN_ID": run.id, "WANDB_RESUME": "allow"}
+    missing = ours.keys() - os.environ.keys()
+    os.environ.update((name, ours[name]) for name in missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
 
 
 def norm(tensors: list[torch.Tensor]) -> float:

@@ -118,8 +118,8 @@ class MaskedDiffusionModel(Decoder):
         """Logits (S, V) at the flat positions `scored` (S,) of the (B, L) batch; given their targets, their scores
         instead where the logits would be too many to stand in memory (`Head`).
 
-        `document` (B, L) says who sees whom (`stream.documents`). `code_index` (B, L) counts positions within a sequence's codes and is -1 elsewhere: RoPE alone
-        learns where in an image a code lies only slowly.
+        `document` (B, L) says who sees whom (`stream.documents`). `code_index` (B, L) counts positions within a
+        sequence's codes and is -1 elsewhere: RoPE alone learns where in an image a code lies only slowly.
         """
         h_BLD = self.tok_embeddings(tokens_BL)
         place_BLD = self.code_positions(code_index.clamp(min=0)) * (code_index >= 0).unsqueeze(-1)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
@@ -37,7 +34,7 @@ def parallelize(
     ac_config: ActivationCheckpointingConfig | None,
     dump_folder: str,
 ) -> MaskedDiffusionModel:
-    """torchtitan's `parallelize_fn`: tensor parallel, then checkpointed, then compiled blocks, then FSDP. One process in
+    """torchtitan's `parallelize_fn`: matrices divided, blocks checkpointed and compiled, and FSDP. One process in
     float32 needs no wrapping, and small runs feel its cost."""
     if parallel_dims.tp_enabled:
         divide_matrices(model, parallel_dims.get_dense_tp_mesh())
@@ -69,19 +66,7 @@ class HeadParallel(ParallelStyle):
                 cut = distribute_tensor(parameter, mesh, [Shard(0)], src_data_rank=self.src_data_rank)
                 part.register_parameter(name, nn.Parameter(cut))
 
-        # For the time being the head is handed the whole matrix.
-        module.register_forward_pre_hook(_gather)
-        module.register_forward_hook(_forget, always_call=True)
         return distribute_module(module, device_mesh, cut)
-
-
-def _gather(module: nn.Module, _inputs: Any) -> None:
-    weight = module._parameters["weight"]
-    module.__dict__["weight"] = weight.full_tensor()
-
-
-def _forget(module: nn.Module, _inputs: Any, _output: Any) -> None:
-    module.__dict__.pop("weight", None)
 
 
 def divide_matrices(model: MaskedDiffusionModel, mesh: DeviceMesh) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,14 @@ class Mix:
         return np.concatenate([empty, *modalities]), np.concatenate([empty, *indices])
 
 
+class Epoch(NamedTuple):
+    """One pass over a source: its documents in the order of this pass; of packed sources also where each ends among the
+    tokens of all, its `end` token included."""
+
+    order: Indices
+    ends: Indices
+
+
 class Sequences:
     """One split of one source, as whole sequences of the unified vocabulary.
 
@@ -114,50 +122,60 @@ class Sequences:
             self.count = int(data.lengths.shape[0])
         if self.count == 0:
             raise ValueError(f"{modality.data} has too few tokens for one sequence of {length}")
-        self._epoch = -1
-        self._order: npt.NDArray[np.int64] = np.arange(0)
-        self._ends: npt.NDArray[np.int64] = np.arange(0)
+        self._epochs: dict[int, Epoch] = {}
 
-    def _start_epoch(self, epoch: int) -> None:
-        if epoch == self._epoch:
-            return
-        documents = self.data.lengths.shape[0]
-        if self.seed is None:
-            self._order = np.arange(documents)
-        else:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(documents)
-        if self.packed:
-            self._ends = np.cumsum(self.data.lengths[self._order, 0].astype(np.int64) + 1)
-        self._epoch = epoch
+    def _epoch(self, number: int) -> Epoch:
+        if number not in self._epochs:
+            if len(self._epochs) == 2:  # a batch may go back and forth between two
+                del self._epochs[next(iter(self._epochs))]
+            order = np.arange(self.data.lengths.shape[0])
+            if self.seed is not None:
+                order = np.random.default_rng([self.seed, number]).permutation(order)
+            ends = np.cumsum(self.data.lengths[order, 0].astype(np.int64) + 1) if self.packed else order[:0]
+            self._epochs[number] = Epoch(order, ends)
+        return self._epochs[number]
 
     def write(self, index: int, tokens: npt.NDArray[np.int64], code_index: npt.NDArray[np.int64]) -> int:
-        """Write sequence `index` (counting on over epochs) into two rows of `length`, and return how many tokens it
-        has."""
-        place = self._find(index)
+        """Write sequence `index` (counting on over epochs) into two rows of at least its length, and return how many
+        tokens it has."""
+        epoch, place = self._find(index)
         tokens[0] = self.task
-        return self._write_packed(place, tokens) if self.packed else self._write_pair(place, tokens, code_index)
+        if self.packed:
+            return self._write_packed(epoch, place, tokens)
+        return self._write_pair(int(epoch.order[place]), tokens, code_index)
+
+    def lengths(self, indices: Indices) -> Indices:
+        """How many tokens each of these sequences has, without reading any."""
+        if self.packed:
+            return np.full(len(indices), self.length)
+        epochs, places = np.divmod(indices, self.count)
+        rows = np.empty_like(places)
+        for number in np.unique(epochs):
+            here = epochs == number
+            rows[here] = self._epoch(int(number)).order[places[here]]
+        codes = self.data.lengths[rows].astype(np.int64)
+        return np.asarray(1 + codes.sum(axis=1) + 2 * (codes.shape[1] - 1))
 
     def target(self, index: int) -> int:
         """Where the last segment of sequence `index` starts, with its `begin` token: between the task token and it
         stands its condition. 0 for sources of one segment, which have none."""
         if not self.brackets:
             return 0
-        place = self._find(index)
-        condition = self.data.lengths[self._order[place], :-1]
+        epoch, place = self._find(index)
+        condition = self.data.lengths[epoch.order[place], :-1]
         return 1 + int(condition.sum()) + 2 * (len(condition) - 1)
 
-    def _find(self, index: int) -> int:
-        """The place of a sequence in its epoch, which is made ready."""
-        epoch, place = divmod(index, self.count)
-        self._start_epoch(epoch)
-        return place
+    def _find(self, index: int) -> tuple[Epoch, int]:
+        """The epoch of a sequence, and its place there."""
+        number, place = divmod(index, self.count)
+        return self._epoch(number), place
 
-    def _write_packed(self, place: int, tokens: npt.NDArray[np.int64]) -> int:
+    def _write_packed(self, epoch: Epoch, place: int, tokens: npt.NDArray[np.int64]) -> int:
         at, left = 1, place * (self.length - 1)
-        document = int(np.searchsorted(self._ends, left, side="right"))
-        inside = left - (int(self._ends[document - 1]) if document else 0)
+        document = int(np.searchsorted(epoch.ends, left, side="right"))
+        inside = left - (int(epoch.ends[document - 1]) if document else 0)
         while at < self.length:
-            which = self._order[document]
+            which = epoch.order[document]
             start = int(self.data.offsets[which])
             size = int(self.data.lengths[which, 0])
             taken = min(size - inside, self.length - at)
@@ -170,8 +188,7 @@ class Sequences:
             document, inside = document + 1, 0
         return self.length
 
-    def _write_pair(self, place: int, tokens: npt.NDArray[np.int64], code_index: npt.NDArray[np.int64]) -> int:
-        which = self._order[place]
+    def _write_pair(self, which: int, tokens: npt.NDArray[np.int64], code_index: npt.NDArray[np.int64]) -> int:
         at, start = 1, int(self.data.offsets[which])
         for segment, size in enumerate(self.data.lengths[which]):
             if segment:

@@ -7,24 +7,24 @@ ranks and micro-batches.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from compiler.plan import Noise, RunPlan
+from compiler.plan import RunPlan
 from runtime.training.draws import TIMES, uniforms
-from runtime.training.importance import ByWeight, Learned
-from runtime.training.noise import masked, weight, when
+from runtime.training.importance import ByWeight, ByWeights, Learned
+from runtime.training.noise import masked, weight
+
+Numbers: TypeAlias = npt.NDArray[np.float64]
 
 LEAST = 2.0**-53
 """The least number drawn: at 0, where nothing is masked, the loss weight has its pole."""
 
 
-def levels(
-    sampling: str, seed: int, step: int, modality: npt.NDArray[np.int64], modalities: int
-) -> npt.NDArray[np.float64]:
+def levels(sampling: str, seed: int, step: int, modality: npt.NDArray[np.int64], modalities: int) -> Numbers:
     """Numbers in (0, 1] for a global batch's sequences, of these modalities (B,), each of them uniform by itself.
 
     Within each modality, `lattice` has them at equal gaps, all shifted by one uniform number; `antithetic` has pairs
@@ -52,7 +52,7 @@ def levels(
     return np.maximum(u, LEAST)
 
 
-def _scattered(points: int) -> npt.NDArray[np.float64]:
+def _scattered(points: int) -> Numbers:
     """The lattice 0, 1 / points, … in an order in which any stretch of it is spread over the whole: by steps near the
     golden ratio, so that micro-batches and ranks have about as much to score."""
     stride = next(
@@ -63,13 +63,17 @@ def _scattered(points: int) -> npt.NDArray[np.float64]:
 
 
 class Drawn(NamedTuple):
-    """What was drawn for each sequence (B,): its time t in (0, 1], its masked share 1 - α(t) and the loss weight of its
-    masked tokens, divided by the density of times; and its `level`, which says where in that density it is."""
+    """What was drawn for B sequences.
 
-    time: npt.NDArray[np.float64]
-    share: npt.NDArray[np.float64]
-    weight: npt.NDArray[np.float64]
-    level: npt.NDArray[np.float64]
+    `time` (B,) in (0, 1] and its `level` (B,), which says where in the density of times it is. `share`, the masked
+    share 1 - α(t), and `weight`, the loss weight of masked tokens divided by the density of times, are by vocabulary
+    part (B, parts) where some segments have schedules of their own, else (B, 1).
+    """
+
+    time: Numbers
+    level: Numbers
+    share: Numbers
+    weight: Numbers
 
 
 class Times:
@@ -80,12 +84,17 @@ class Times:
         if run.time.importance not in ("none", "weight", "learned"):
             raise ValueError(f"unknown importance of times {run.time.importance!r}")
         self.run = run
-        self.noises = [modality.noise for modality in run.modalities.values()]
+        noises = [modality.noise for modality in run.modalities.values()]
+        self.by_part = any(noise.segments for noise in noises)
+        parts = [part.name for part in run.vocabulary.parts] if self.by_part else [""]
+        self.schedules = [[noise.segments.get(part, noise) for part in parts] for noise in noises]
         self.densities = [
-            ByWeight(modality.mean_tokens, float(masked(modality.noise, torch.ones((), dtype=torch.float64))))
-            for modality in run.modalities.values()
+            ByWeights([noise, *noise.segments.values()], modality.mean_tokens)
+            if noise.segments
+            else ByWeight(noise, modality.mean_tokens)
+            for noise, modality in zip(noises, run.modalities.values(), strict=True)
         ]
-        self.learned = Learned(len(self.noises)) if run.time.importance == "learned" else None
+        self.learned = Learned(len(noises)) if run.time.importance == "learned" else None
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned."""
@@ -96,23 +105,26 @@ class Times:
         if self.learned is not None:
             self.learned.load_state_dict(state_dict)
 
-    def levels(self, step: int, modality: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def levels(self, step: int, modality: npt.NDArray[np.int64]) -> Numbers:
         """The uniform numbers of the sequences of a whole step (B,)."""
-        return levels(self.run.time.sampling, self.run.seed, step, modality, len(self.noises))
+        return levels(self.run.time.sampling, self.run.seed, step, modality, len(self.schedules))
 
-    def draw(self, modality: npt.NDArray[np.int64], u: npt.NDArray[np.float64]) -> Drawn:
+    def draw(self, modality: npt.NDArray[np.int64], u: Numbers) -> Drawn:
         """Times of sequences of these modalities (B,), by uniform numbers in (0, 1] (B,)."""
-        drawn = Drawn(*np.empty((4, len(u))))
-        for m, noise in enumerate(self.noises):
+        drawn = Drawn(*np.empty((2, len(u))), *np.empty((2, len(u), len(self.schedules[0]))))
+        for m in range(len(self.schedules)):
             own = modality == m
-            for whole, part in zip(drawn, self._draw(m, noise, u[own]), strict=True):
+            for whole, part in zip(drawn, self._draw(m, u[own]), strict=True):
                 whole[own] = part
         return drawn
 
-    def _draw(self, m: int, noise: Noise, u: npt.NDArray[np.float64]) -> Drawn:
+    def _draw(self, m: int, u: Numbers) -> Drawn:
+        level, relative = (u, np.ones_like(u)) if self.learned is None else self.learned.draw(m, u)
         if self.run.time.importance == "none":
-            t = torch.from_numpy(u)
-            return Drawn(u, masked(noise, t).numpy(), weight(noise, t).numpy(), u)
-        level, density = (u, 1.0) if self.learned is None else self.learned.draw(m, u)
-        share, weights = self.densities[m].draw(level)
-        return Drawn(when(noise, torch.from_numpy(share)).numpy(), share, weights / density, level)
+            time, density = u, relative
+        else:
+            time, density = self.densities[m].draw(level)
+        t = torch.from_numpy(time)
+        share = np.stack([masked(noise, t).numpy() for noise in self.schedules[m]], axis=1)
+        weights = np.stack([weight(noise, t).numpy() for noise in self.schedules[m]], axis=1)
+        return Drawn(time, level, share, weights / (density * relative)[:, None])

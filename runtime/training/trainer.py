@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +29,7 @@ from torchtitan.trainer import Trainer
 
 from compiler.plan import RunPlan
 from runtime.training.evaluation import NelboValidator
+from runtime.training.gradient_noise import Batch, GradientProbe
 from runtime.training.head import Targets
 from runtime.training.loader import NoisedLoader
 from runtime.training.metrics import RunMetrics
@@ -35,6 +37,7 @@ from runtime.training.model import model_config
 from runtime.training.objective import MaskedDiffusionLoss
 from runtime.training.parallelize import parallelize
 from runtime.training.platform import ON_CPU
+from runtime.training.stream import PADDING
 
 
 class TrainingError(RuntimeError):
@@ -66,12 +69,14 @@ class DiffusionTrainer(Trainer):
         super().__init__(config)
         self.run = config.run
         self.optimizers.register_step_pre_hook(self._before_update)
+        self.gradient_probe = GradientProbe(config.run, self.dataloader)
 
     def post_dataloading_process(
         self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """Count non-padding tokens (torchtitan would count positions), and hand the batch on as it is."""
-        self.ntokens_seen += int((labels != IGNORE_INDEX).sum())
+        """Count non-padding tokens (torchtitan would count positions), dropped conditions too, and hand the batch on as
+        it is."""
+        self.ntokens_seen += int((input_dict["document"] != PADDING).sum())
         extra = dict(input_dict)
         return extra.pop("input"), labels, extra
 
@@ -83,29 +88,52 @@ class DiffusionTrainer(Trainer):
         extra_kwargs: dict[str, Any],
     ) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns its share of the global loss."""
-        scored, weights, modality = extra_kwargs["scored"], extra_kwargs["weights"], extra_kwargs["modality"]
+        scored, modality = extra_kwargs["scored"], extra_kwargs["modality"]
+        logged = self.metrics_processor.should_log(self.step)
         with self.train_context():
-            targets = Targets(labels.flatten()[scored], weights, extra_kwargs.get("parts"))
-            pred = self.model_parts[0](
-                inputs,
-                document=extra_kwargs["document"],
-                code_index=extra_kwargs["code_index"],
-                scored=scored,
-                targets=targets,
-            )
-            loss, parts = self.loss_fn(pred, targets.labels, global_valid_tokens, weights=weights)
-            del pred
-            loss.backward()
+            with self.metrics_processor.watching(inputs) if logged else nullcontext():
+                loss, parts = self._loss(inputs, labels, global_valid_tokens, extra_kwargs)
+            loss.backward()  # type: ignore[no-untyped-call]
         row_of_term = scored // labels.shape[1]
-        if self.metrics_processor.should_log(self.step):
+        if logged:
             tokens = (labels != IGNORE_INDEX).sum(dim=1)
-            self.metrics_processor.add(parts["terms"], row_of_term, tokens, modality, extra_kwargs["time"])
+            self.metrics_processor.add(parts["terms"], row_of_term, tokens, modality, extra_kwargs["time"], inputs)
         if (learned := self.dataloader.times.learned) is not None:
             learned.observe(parts["terms"], row_of_term, modality, extra_kwargs["level"])
         return loss
 
-    def train_step(self, data_iterator: Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> None:
-        """One optimizer step; the times of the next one are drawn by what it taught."""
+    def _loss(
+        self, inputs: torch.Tensor, labels: torch.Tensor, divisor: torch.Tensor, extra_kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A micro-batch's weighted -log p, summed and divided by `divisor`; and its terms."""
+        weights = extra_kwargs["weights"]
+        targets = Targets(labels.flatten()[extra_kwargs["scored"]], weights, extra_kwargs.get("parts"))
+        pred = self.model_parts[0](
+            inputs,
+            document=extra_kwargs["document"],
+            code_index=extra_kwargs["code_index"],
+            scored=extra_kwargs["scored"],
+            targets=targets,
+        )
+        return self.loss_fn(pred, targets.labels, divisor, weights=weights)
+
+    def add_gradient(self, batch: Batch, divisor: float) -> None:
+        """Add to the gradients that of a micro-batch's weighted -log p, summed over all ranks and divided by `divisor`;
+        nothing else remembers it."""
+        extra_kwargs = {name: value.to(self.device) for name, value in batch[0].items()}
+        inputs, labels = extra_kwargs.pop("input"), batch[1].to(self.device)
+        with self.train_context():
+            loss, _ = self._loss(inputs, labels, torch.tensor(divisor, device=self.device), extra_kwargs)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def train_step(self, data_iterator: Iterator[Batch]) -> None:
+        """One optimizer step, after an estimate of the gradient noise where one is due; the times of the next step are
+        drawn by what this one taught."""
+        if self.gradient_probe.due(self.step):
+            parameters = [parameter for part in self.model_parts for parameter in part.parameters()]
+            self.metrics_processor.gradient_noise = self.gradient_probe.estimate(
+                self.step, parameters, self.add_gradient
+            )
         super().train_step(data_iterator)
         if (learned := self.dataloader.times.learned) is not None:
             mesh = self.parallel_dims.get_optional_mesh("loss")
@@ -197,7 +225,13 @@ def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrai
         tokenizer=NoTokenizer.Config(),
         dataloader=NoisedLoader.Config(run=run, data_root=data_root),
         loss=MaskedDiffusionLoss.Config(),
-        metrics=RunMetrics.Config(run=run, log_freq=run.log_every, disable_color_printing=True),
+        metrics=RunMetrics.Config(
+            run=run,
+            log_freq=run.log_every,
+            disable_color_printing=True,
+            enable_tensorboard=run.monitor.tensorboard,
+            enable_wandb=run.monitor.wandb,
+        ),
         optimizer=OptimizersContainer.Config(
             param_groups=[
                 ParamGroupConfig(

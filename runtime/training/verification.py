@@ -177,6 +177,7 @@ def _built(run: RunPlan, folder: Path) -> dict[str, Built]:
     config.dataloader = NoData.Config()
     config.validator.enable = False
     config.checkpoint.enable = False
+    config.compile.enable = False  # it changes no parameter
     trainer = DiffusionTrainer(config)
     try:
         return _parameters(trainer)

@@ -14,6 +14,8 @@ from rich.table import Table
 from specs.errors import Problem, SpecError
 from specs.quantities import format_quantity
 from studies.analysis.chinchilla import NAMES, Fit, UnidentifiedError, fit
+from studies.analysis.experiment_tables import Found, Verdict, tables
+from studies.analysis.experiments import experiments
 from studies.analysis.fits import COLUMN, Count, fit_results
 from studies.analysis.results import MIX, read_study
 from studies.analysis.tables import read_runs
@@ -38,7 +40,9 @@ def run_fit(
 
     `n`, `d` and `loss` name a file's columns; `count` says which parameters are N for a folder. Prints a table, or JSON
     as one object on one line: for a file the fit itself, for a folder {"study", "n", "fits": {modality: fit},
-    "missing": {modality: reason}}. Exit codes: 1 where no modality of a study can be fitted yet, 2 for bad input.
+    "missing": {modality: reason}} and, where the study makes these experiments, "coordinates", "learning_rate",
+    "invariance" and "gamma" (`studies.analysis.experiments`; numbers that are not finite are null). Exit codes: 1 where
+    no modality of a study can be fitted and no experiment has a result yet, 2 for bad input.
     """
     try:
         if path.is_dir():
@@ -83,6 +87,7 @@ def _fit_file(path: Path, n: str, d: str, loss: str, bootstrap: int, seed: int, 
 def _fit_study(path: Path, bootstrap: int, count: Count, seed: int, as_json: bool) -> int:
     study = read_study(path)
     fits = fit_results(study.results(), count, bootstrap, seed)
+    found = experiments(study, bootstrap, seed)
     if as_json:
         _print_json(
             {
@@ -90,11 +95,15 @@ def _fit_study(path: Path, bootstrap: int, count: Count, seed: int, as_json: boo
                 "n": COLUMN[count],
                 "fits": {modality: fitted.summary() for modality, fitted in fits.fits.items()},
                 "missing": fits.missing,
+                **found.summary(),
             }
         )
     else:
-        _print_fits(f"{study.plan.study}, N = {COLUMN[count]}", fits.fits, fits.missing)
-    return WELL if fits.fits else FAILED
+        for each in tables(found):
+            _print_found(each)
+        if fits.fits or not found:
+            _print_fits(f"{study.plan.study}, N = {COLUMN[count]}", fits.fits, fits.missing)
+    return WELL if fits.fits or found else FAILED
 
 
 def _print_json(value: dict[str, Any]) -> None:
@@ -127,6 +136,18 @@ def _print_fits(title: str, fits: dict[str, Fit], missing: dict[str, str]) -> No
             console.print(f"{_label(name)}: {said}")
     for name, why in missing.items():
         console.print(f"{_label(name)}: not fitted: {why}")
+
+
+def _print_found(found: Found) -> None:
+    console = Console(highlight=False, markup=False)
+    made = Table(title=found.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for k, heading in enumerate(found.header):
+        made.add_column(heading, justify="right" if k else "left")
+    for row in found.rows:
+        made.add_row(*(cell.text if isinstance(cell, Verdict) else cell for cell in row))
+    console.print(made)
+    for said in found.said:
+        console.print(said)
 
 
 def _label(modality: str) -> str:

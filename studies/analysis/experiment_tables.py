@@ -29,7 +29,7 @@ Cell = str | Verdict
 
 @dataclass(frozen=True)
 class Found:
-    """A table of plain text under a title, and what is to be said of it."""
+    """A table of plain text under a title, and what is to be said of it. A cell's second line explains its first."""
 
     title: str
     header: tuple[str, ...]
@@ -49,7 +49,7 @@ def tables(found: Experiments) -> list[Found]:
 
 def coordinates_table(sweep: Sweep) -> Found:
     """Slopes at the first and the last step of each kind of activation, and whether it is flat."""
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for kind in sweep.rms:
         slopes = sweep.of(kind)
         if not slopes:
@@ -70,10 +70,10 @@ def sweep_title(sweep: Sweep) -> str:
 
 
 def learning_rate_table(transfer: Transfer) -> Found:
-    """The best learning rate of each shape against that of the base shape."""
+    """The best learning rate of each shape (width × depth) against that of the base shape."""
     return Found(
         transfer_title(transfer),
-        ("width × depth", "best lr", "vertex", "grid steps", "regret, nats", "failed", "verdict"),
+        ("shape", "best lr", "vertex", "grid steps", "regret, nats", "failed", "verdict"),
         tuple(_curve_row(curve) for curve in transfer.curves),
     )
 
@@ -89,7 +89,7 @@ def _curve_row(curve: Curve) -> tuple[Cell, ...]:
     elif curve.is_base:
         verdict = "base"
     else:
-        verdict = Verdict("within one grid step" if curve.within else "moved", curve.within)
+        verdict = Verdict("transfers" if curve.within else "moved", curve.within)
     return (
         f"{curve.width} × {curve.depth}",
         _number(curve.best) + (" (edge)" if curve.edge else ""),
@@ -108,13 +108,13 @@ def invariance_table(found: Invariance) -> Found:
         plain, ratio = found.plain.get(modality), found.ratio.get(modality)
         verdict: Cell = NONE
         if ratio is not None and not math.isnan(ratio):
-            verdict = Verdict("at most a third" if ratio <= AIM else "more than a third", ratio <= AIM)
+            verdict = Verdict("≤ 1/3" if ratio <= AIM else "> 1/3", ratio <= AIM)
         rows.append(
             (
                 _title(modality),
                 _spread(scaled),
                 NONE if plain is None else _spread(plain),
-                _with_interval(ratio, found.ratio_interval.get(modality), "{:.2f}"),
+                NONE if ratio is None else _stacked(ratio, found.ratio_interval.get(modality), "{:.2f}"),
                 NONE if scaled.noise_spread is None else _nats(scaled.noise_spread),
                 _breaks(scaled),
                 verdict,
@@ -144,11 +144,11 @@ def invariance_title(found: Invariance) -> str:
 def _breaks(losses: Losses) -> str:
     if losses.seed_noise is None:
         return NONE
-    return f"none up to {losses.batches[-1]}" if losses.breaks is None else str(losses.breaks)
+    return f"> {losses.batches[-1]}" if losses.breaks is None else str(losses.breaks)
 
 
 def _spread(losses: Losses) -> str:
-    return _with_interval(losses.spread, losses.spread_interval, "{:.3f}")
+    return _stacked(losses.spread, losses.spread_interval, "{:.3f}")
 
 
 def gamma_table(found: Gamma) -> Found:
@@ -160,7 +160,7 @@ def gamma_table(found: Gamma) -> Found:
         rows.append(
             (
                 format_quantity(horizon.tokens) + (" (held out)" if is_held else ""),
-                NONE if horizon.best is None else _batches(horizon.best, horizon.interval),
+                NONE if horizon.best is None else _stacked(horizon.best, horizon.interval, "{:.3g}"),
                 NONE if found.gamma is None else f"{found.law(horizon.tokens):.3g}",
                 f"{horizon.runs}" + (f" ({horizon.failed} failed)" if horizon.failed else ""),
                 _nats(horizon.residual) if horizon.curve else NONE,
@@ -192,23 +192,23 @@ def _gamma_said(found: Gamma) -> list[str]:
         return said
     tokens = format_quantity(held.tokens)
     longest = max(horizon.tokens for horizon in found.horizons if horizon.tokens < held.tokens)
+    regret = _with_interval(held.regret, held.regret_interval, "{:.4f}")
     said.append(
         f"At {tokens} tokens, {held.tokens / longest:.3g} times the longest that was fitted, γ gives a batch of "
-        f"{_batches(held.transferred, held.transferred_interval)}; re-tuned it is {held.retuned:.3g}. Regret: "
-        f"{_with_interval(held.regret, held.regret_interval, '{:.4f}')} nats on the curve, {held.nearest_regret:.4f} at "
-        f"the nearest batch of the grid, {held.nearest:.3g}."
+        f"{_batches(held.transferred, held.transferred_interval)}; re-tuned it is {held.retuned:.3g}. Regret: {regret} "
+        f"nats on the curve, {_nats(held.nearest_regret)} at the nearest batch of the grid, {held.nearest:.3g}."
     )
     if held.outside:
         said.append("The transferred batch lies outside the grid of that horizon: its regret is extrapolated.")
-    verb = "saved" if held.saved >= 0 else "lost"
+    verb = "saved" if held.saved >= 0 else "more"
     said.append(
-        f"Re-tuning there costs {held.sweep_flops:.2e} FLOPs; the shorter sweeps and one run there cost "
+        f"Re-tuning there costs {held.sweep_flops:.2e} FLOPs a seed; the shorter sweeps and one run there cost "
         f"{held.transfer_flops:.2e}: {abs(held.saved):.2e} {verb}, {100 * abs(held.saved_share):.0f} %."
     )
     if held.study_regret is not None and held.study_batch is not None:
         said.append(
-            f"The study's own γ gives a batch of {held.study_batch:.3g} there, with a regret of {held.study_regret:.4f} "
-            "nats."
+            f"The study's own γ gives a batch of {held.study_batch:.3g} there, with a regret of "
+            f"{_nats(held.study_regret)} nats."
         )
     return said
 
@@ -228,7 +228,8 @@ def _slope(value: float | None, error: float | None = None) -> str:
 
 
 def _signed(value: float, form: str) -> str:
-    return f"{value:+{form}}".replace("-", "−") if value else f"{value:{form}}"
+    shown = f"{value:+{form}}".replace("-", "−")
+    return shown if shown.strip("+−0.") else shown.lstrip("+−")
 
 
 def _times(factor: float | None) -> str:
@@ -249,6 +250,14 @@ def _with_interval(value: float | None, interval: tuple[float, float] | None, fo
     if interval is None:
         return _finite(value, form)
     return f"{_finite(value, form)} ({_finite(interval[0], form)} to {_finite(interval[1], form)})"
+
+
+def _stacked(value: float, interval: tuple[float, float] | None, form: str) -> str:
+    """A value and, on a line of its own, its interval."""
+    if math.isnan(value):
+        return NONE
+    ends = "" if interval is None else f"\n{_finite(interval[0], form)} to {_finite(interval[1], form)}"
+    return _finite(value, form) + ends
 
 
 def _finite(value: float, form: str) -> str:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from pydantic import ValidationError
 
 from compiler.plan import RunPlan
-from specs.errors import SpecError
-from specs.load import load_study
-from specs.study import TransferSpec
 from studies.analysis.chinchilla import LEVEL, Array
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.results import MIX, Study
 from studies.analysis.settings import BATCH_PATHS, Setting, Shape, batch_place, fixed_settings, label, shape_of
+
+if TYPE_CHECKING:
+    from specs.study import TransferSpec
 
 FEWEST_BATCHES = 4
 """One more than a parabola has parameters."""
@@ -76,8 +76,9 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     `transferred` is B̃* by the law of the others and `retuned` the best batch within this horizon's own grid, both on
     its parabola; `regret` is the loss at the first minus that at the second, in nats, with the central 90 % of the
     bootstrap. `nearest` is the grid's batch nearest to `transferred` and `nearest_regret` its mean loss minus the least
-    mean. `outside`: `transferred` lies outside the grid. FLOPs: of this horizon's sweep, and of transferring instead,
-    the other horizons' sweeps and one run here; `saved` is their difference, `saved_share` over the first.
+    mean. `outside`: `transferred` lies outside the grid. FLOPs, of one seed each: of this horizon's sweep, and of
+    transferring instead, the other horizons' sweeps and one run here; `saved` is their difference, `saved_share` over
+    the first.
     `study_batch` and `study_regret` are those of the γ that the study's own transfer names, None where it names none.
     """
 
@@ -159,9 +160,10 @@ class _Sweep:
     def __init__(self, tokens: float, runs: list[RunPlan], ended: Outcomes, bootstrap: int, seed: int) -> None:
         known = [(run.batch.logical, ended[run.id][MIX]) for run in runs if MIX in ended.get(run.id, {})]
         self.tokens = tokens
-        self.mean_flops = float(np.mean([run.flops for run in runs]))
-        self.all_flops = sum(run.flops for run in runs)
         self.planned = sorted({run.batch.logical for run in runs})
+        self.run_flops = float(np.mean([run.flops for run in runs]))
+        self.seed_flops = self.run_flops * len(self.planned)
+        self.all_flops = sum(run.flops for run in runs)
         self.batches = sorted({batch for batch, _ in known})
         self.means = [float(np.mean([loss for b, loss in known if b == batch])) for batch in self.batches]
         self.failed = sum(math.isinf(loss) for _, loss in known)
@@ -280,7 +282,7 @@ def _held_out(
     regrets = sweep.regret(sweep.curves[:paired], drawn[:paired])
     nearest = min(sweep.grid, key=lambda batch: abs(math.log(batch) - transferred))
     means = dict(zip(sweep.batches, sweep.means, strict=True))
-    fitted = sum(one.all_flops for k, one in enumerate(sweeps) if k != held) + sweep.mean_flops
+    instead = sum(one.seed_flops for k, one in enumerate(sweeps) if k != held) + sweep.run_flops
     batch = None if own is None else own.base.batch * (sweep.tokens / own.base.tokens) ** own.gamma
 
     def regret(log_batch: float) -> float:
@@ -297,10 +299,10 @@ def _held_out(
         regret_interval=_interval(regrets),
         nearest=nearest,
         nearest_regret=means[nearest] - min(means.values()),
-        sweep_flops=sweep.all_flops,
-        transfer_flops=fitted,
-        saved=sweep.all_flops - fitted,
-        saved_share=1 - fitted / sweep.all_flops,
+        sweep_flops=sweep.seed_flops,
+        transfer_flops=instead,
+        saved=sweep.seed_flops - instead,
+        saved_share=1 - instead / sweep.seed_flops,
         study_batch=batch,
         study_regret=None if batch is None else regret(math.log(batch)),
     )
@@ -338,6 +340,13 @@ def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int) -> tup
 
 def _own_transfer(folder: Path) -> TransferSpec | None:
     """The base's transfer as the study's file has it; None where it has none or cannot be read any more."""
+    # What reads studies takes a while to import, and few studies have a γ.
+    from pydantic import ValidationError
+
+    from specs.errors import SpecError
+    from specs.load import load_study
+    from specs.study import TransferSpec
+
     try:
         base: Mapping[str, object] = load_study(folder / "study.yaml").document.data["base"]
         return TransferSpec.model_validate(base["transfer"])

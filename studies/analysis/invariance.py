@@ -31,9 +31,10 @@ class Losses(msgspec.Struct, frozen=True, kw_only=True):
     `losses` are means over `seeds` (counts) in nats per token, inf where a run failed; `lowest` and `highest` of the
     single runs. `spread` is the largest minus the smallest mean below the critical batch, `spread_interval` the central
     90 % of a bootstrap over seeds (None with one seed); `noise_spread` what seed noise alone would lead one to expect
-    of so many means; `spread_all` counts batches above the critical one too. `seed_noise` is the pooled standard
-    deviation of a run. `breaks` is the smallest batch above `base` whose loss is more than `NOISE` · `seed_noise` above
-    that at `base`, an estimate of the critical batch from above; None where none is, or the noise is not known.
+    of so many means; `spread_all` counts batches above the critical one too. `seed_noise` is the standard deviation of
+    a run, without what its seed does to all batches alike. `breaks` is the smallest batch above `base` whose loss is
+    more than `NOISE` · `seed_noise` above that at `base`, an estimate of the critical batch from above; None where none
+    is, or the noise is not known.
     """
 
     modality: str
@@ -231,14 +232,20 @@ def _interval(samples: Array) -> tuple[float, float] | None:
 
 
 def _seed_noise(losses: Array) -> float | None:
-    """Pooled standard deviation of a run within a batch; failed runs are left out. None without a repeated seed."""
-    squares = freedom = 0.0
-    for column in losses.T:
-        finite = column[np.isfinite(column)]
-        if len(finite) > 1:
-            squares += float(((finite - finite.mean()) ** 2).sum())
-            freedom += len(finite) - 1
-    return math.sqrt(squares / freedom) if freedom else None
+    """Standard deviation of a run about the sum of a batch's and a seed's effect; failed runs are left out.
+
+    What a seed does to all batches alike moves no difference between batches. None where no run is left to tell.
+    """
+    seeds, batches = losses.shape
+    row, column = np.nonzero(np.isfinite(losses))
+    if not len(row):
+        return None
+    effects = np.concatenate([np.eye(seeds)[row], np.eye(batches)[column]], axis=1)
+    found, _, rank, _ = np.linalg.lstsq(effects, losses[row, column], rcond=None)
+    if len(row) == rank:
+        return None
+    residual = losses[row, column] - effects @ found
+    return math.sqrt(float(residual @ residual) / float(len(row) - rank))
 
 
 def _noise_spread(noise: float | None, counts: npt.NDArray[np.int64]) -> float | None:

@@ -48,6 +48,10 @@ p { margin: 0 0 14px; max-width: 78ch; }
 .tile span { color: var(--soft); font-size: 13px; line-height: 1.35; display: block; }
 .card { padding: 16px 18px; min-width: 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 16px; }
+.grid > div { min-width: 0; }
+.small { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 145px), 1fr)); gap: 12px 16px;
+  margin-bottom: 12px; }
+.small > div { min-width: 0; }
 .chart { width: 100%; min-width: 0; }
 .chart.vega-embed { padding-right: 0 !important; }
 .chart .chart-wrapper:has(form) { display: flex; flex-direction: column; }
@@ -67,7 +71,7 @@ th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
 td small { color: var(--soft); display: block; white-space: nowrap; font-size: 12px; }
 th.number, td.number { text-align: right; white-space: nowrap; }
-td.good { color: var(--good); } td.bad { color: var(--bad); }
+.good { color: var(--good); } .bad { color: var(--bad); }
 .note { border-left: 3px solid var(--bad); background: var(--bad-soft); padding: 10px 14px; border-radius: 0 8px 8px 0;
   margin: 14px 0; max-width: none; }
 .note ul { margin: 4px 0 0; padding-left: 20px; }
@@ -140,6 +144,11 @@ def chart(made: alt.TopLevelMixin, identifier: str) -> str:
     return (
         f'<div class="chart" id="{escape(identifier)}"></div><script type="application/json" data-chart>{data}</script>'
     )
+
+
+def section(title: str, text: str, content: str) -> str:
+    """A part of the page: `title` is text, `text` (what it shows) and `content` HTML."""
+    return f'<section><h2>{escape(title)}</h2><p class="soft">{text}</p>{content}</section>'
 
 
 def card(title: str, content: str) -> str:

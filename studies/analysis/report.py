@@ -14,9 +14,11 @@ from specs.quantities import format_quantity
 from studies.analysis import charts
 from studies.analysis.baselines import Baseline, comparison, study_baselines
 from studies.analysis.chinchilla import NAMES, Fit
+from studies.analysis.experiment_sections import experiment_sections
+from studies.analysis.experiments import experiments
 from studies.analysis.fits import Count, Fits, fit_results
 from studies.analysis.noise import seed_noise
-from studies.analysis.page import card, chart, escape, note, page, table
+from studies.analysis.page import card, chart, escape, note, page, section, table
 from studies.analysis.results import MIX, Study, read_study, write_results
 
 SYMBOLS = dict(zip(NAMES, ("E", "A", "B", "α", "β"), strict=True))
@@ -39,24 +41,30 @@ def write_report(folder: str | Path, count: Count = "non_embedding", bootstrap: 
 
 
 def render(study: Study, count: Count = "non_embedding", bootstrap: int = 1000) -> str:
-    """The report of `study` as one HTML document; `count` says which parameters are the law's N."""
+    """The report of `study` as one HTML document; `count` says which parameters are the law's N.
+
+    The experiments that the study makes come first (`experiments` says which). Where it makes one, and no law can be
+    fitted, the sections on scaling are left out: it was not made for them.
+    """
     results = study.results()
     fits = fit_results(results, count, bootstrap)
-    baselines = study_baselines(study)
+    found = experiments(study, bootstrap)
+    scaling: list[str] = []
+    if fits.fits or not found:
+        scaling = [
+            *(_against(results) if len(results) else []),
+            _laws(results, fits),
+            _baselines(study, study_baselines(study)) if len(results) else "",
+        ]
     sections = [
         _summary(study, results),
+        *experiment_sections(found),
         _loss_curves(study),
-        *(_against(results) if len(results) else []),
-        _laws(results, fits),
-        _baselines(study, baselines) if len(results) else "",
+        *scaling,
         _seed_noise(results),
         _runs(study, results),
     ]
     return page(f"{study.plan.study} · Triptych", "\n".join(sections))
-
-
-def _section(title: str, text: str, content: str) -> str:
-    return f'<section><h2>{escape(title)}</h2><p class="soft">{text}</p>{content}</section>'
 
 
 def _summary(study: Study, results: pl.DataFrame) -> str:
@@ -108,8 +116,8 @@ def _loss_curves(study: Study) -> str:
         "size in the legend to see it alone; drag to move, shift and scroll to zoom."
     )
     if study.metrics.is_empty():
-        return _section("Loss curves", "No run has logged a step yet.", "")
-    return _section("Loss curves", text, card("", chart(charts.loss_curves(study), "loss-curves")))
+        return section("Loss curves", "No run has logged a step yet.", "")
+    return section("Loss curves", text, card("", chart(charts.loss_curves(study), "loss-curves")))
 
 
 def _against(results: pl.DataFrame) -> list[str]:
@@ -124,8 +132,8 @@ def _against(results: pl.DataFrame) -> list[str]:
         "tokens. Points are runs, lines join a size's mean over seeds."
     )
     return [
-        _section("Held-out loss against compute", held_out, cards(charts.loss_against_flops, "flops")),
-        _section(
+        section("Held-out loss against compute", held_out, cards(charts.loss_against_flops, "flops")),
+        section(
             "Held-out loss against tokens",
             "The same runs over their training tokens (of all modalities together), by size.",
             cards(charts.loss_against_tokens, "tokens"),
@@ -163,7 +171,7 @@ def _laws(results: pl.DataFrame, fits: Fits) -> str:
         warned = [f"{_title(m)}: {_symbols(said)}" for m, f in fits.fits.items() for said in f.warnings]
         if warned:
             parts.append(note("Read with care", warned))
-    return _section("The law", text, "".join(parts))
+    return section("The law", text, "".join(parts))
 
 
 def _baselines(study: Study, baselines: dict[str, Baseline]) -> str:
@@ -207,7 +215,7 @@ def _baselines(study: Study, baselines: dict[str, Baseline]) -> str:
     unknown = [name for name in study.modalities if name not in baselines]
     if unknown:
         parts.append(note("No baseline", [f"{name}: its data's manifest was not found from here" for name in unknown]))
-    return _section("Against token frequencies", text, "".join(parts))
+    return section("Against token frequencies", text, "".join(parts))
 
 
 def _seed_noise(results: pl.DataFrame) -> str:
@@ -217,7 +225,7 @@ def _seed_noise(results: pl.DataFrame) -> str:
             "Not measured: no configuration has two finished runs that differ in their seed alone. Differences between "
             "neighbouring sizes may lie within it."
         )
-        return _section("Seed noise", text, "")
+        return section("Seed noise", text, "")
     text = (
         "The pooled standard deviation of held-out nelbo between runs that differ in their seed alone. Two runs that "
         "differ by less than about twice this cannot be told apart."
@@ -233,7 +241,7 @@ def _seed_noise(results: pl.DataFrame) -> str:
         for row in noise.iter_rows(named=True)
     ]
     header = ["modality", "standard deviation, nats", "widest gap, nats", "configurations", "runs"]
-    return _section("Seed noise", text, card("", table(header, rows)))
+    return section("Seed noise", text, card("", table(header, rows)))
 
 
 def _runs(study: Study, results: pl.DataFrame) -> str:

@@ -68,7 +68,13 @@ _METRICS: Schema = {
     "tokens_per_second": pl.Float64,
     "padding": pl.Float64,
     "seconds": pl.Float64,
+    "bands": pl.List(pl.Float64),
+    "parameter_norm": pl.Float64,
+    "update_norm": pl.Float64,
+    "data_wait": pl.Float64,
+    "mfu": pl.Float64,
 }
+_GRADIENT_NOISE = pl.Struct({"signal": pl.Float64, "noise": pl.Float64})
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,10 @@ class Study:
     """One study as read.
 
     `runs` has the columns `RUNS`, in the plan's order; `metrics` a row per logged step with `id` and the fields of
-    `compiler.records.Metrics`, the losses by modality in columns `loss:MODALITY`; `evaluations` a row per evaluation
-    and modality with `id`. `skipped` counts lines that could not be read.
+    `compiler.records.Metrics`: the losses by modality in columns `loss:MODALITY`, the gradient noise in
+    `signal:MODALITY` and `noise:MODALITY` (also of the mix, `MIX`), the activations in `activation:NAME`, all of them
+    null where a row has none; `evaluations` a row per evaluation and modality with `id`. `skipped` counts lines that
+    could not be read.
     """
 
     folder: Path
@@ -149,7 +157,15 @@ def read_study(folder: str | Path) -> Study:
         raise SpecError([Problem(str(path), 1, "plan", what, "write it anew with `triptych run`")]) from None
 
     modalities = list(dict.fromkeys(name for run in plan.runs for name in run.modalities))
-    logged: Schema = {**_METRICS, "losses": pl.Struct(dict.fromkeys(modalities, pl.Float64()))}
+    blocks = max((run.model.depth for run in plan.runs), default=0)
+    places = ["embedding", *(f"block.{i}" for i in range(blocks)), "final", "logits"]
+    parts = [*modalities, MIX]
+    logged: Schema = {
+        **_METRICS,
+        "losses": pl.Struct(dict.fromkeys(modalities, pl.Float64())),
+        "gradient_noise": pl.Struct(dict.fromkeys(parts, _GRADIENT_NOISE)),
+        "activations": pl.Struct(dict.fromkeys(places, pl.Float64())),
+    }
     statuses: list[tuple[object, ...]] = []
     metrics: list[pl.DataFrame] = []
     evaluations: list[pl.DataFrame] = []
@@ -165,8 +181,14 @@ def read_study(folder: str | Path) -> Study:
     points = _points(plan.runs)
     runs = [_run_row(run, points[run.id]) + status for run, status in zip(plan.runs, statuses, strict=True)]
     steps = _together(metrics, {"id": pl.String, **logged}).select(
-        pl.exclude("losses"),
+        pl.exclude("losses", "gradient_noise", "activations"),
         *(pl.col("losses").struct.field(name).alias(f"loss:{name}") for name in modalities),
+        *(
+            pl.col("gradient_noise").struct.field(name).struct.field(field).alias(f"{field}:{name}")
+            for name in parts
+            for field in ("signal", "noise")
+        ),
+        *(pl.col("activations").struct.field(name).alias(f"activation:{name}") for name in places),
     )
     return Study(
         folder=folder,

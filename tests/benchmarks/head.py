@@ -1,16 +1,23 @@
 """The head at the pilot's shape: at all positions, at masked ones only, and at these in chunks.
 
-python -m tests.benchmarks.head [--micro 8] [--accumulation 1] [--rounds 1] [--checkpoint none] [--json]
+python -m tests.benchmarks.head [--micro 8] [--accumulation 1] [--rounds 1] [--checkpoint none] [--dtype float32]
+                                [--compile] [--ways all masked chunked modality] [--json]
 
-Each way is a process of its own: the seconds of a step's forward and backward passes, and its peak of memory above
-parameters and gradients. The FLOP bound is what leaving out the unmasked positions can save at most. Runs on the
-accelerator where there is one.
+Each way is a process of its own, with the trainer's model and optimizer: the seconds of a step's forward and backward
+passes, and of the full step; and the step's peak of memory above parameters, gradients (which are there from the start,
+as those of an earlier micro-batch are) and optimizer state. The FLOP bound is what leaving out the unmasked positions
+can save at most. `modality` is the head over the vocabulary of a position's own segment, of which the random sequences
+have `--parts`, each a vocabulary of its own: another loss, with a bound of its own. Runs on the accelerator where there
+is one; on a CPU with one thread the seconds are the thread's own, so that other processes disturb them little.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import logging
+import os
 import re
 import statistics
 import subprocess
@@ -21,40 +28,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
-import runtime.training  # noqa: F401  tells the platform before torchtitan is imported
+import msgspec
+import torch
+from torch._C._distributed_c10d import HashStore
+
 from compiler.compile import compile_study
 from compiler.cost import hardware_flops
 from compiler.layout import shape_of
 from compiler.plan import RunPlan
 from runtime.training.head import Targets
-from runtime.training.loader import NoisedLoader
-from runtime.training.model import model_config
-from runtime.training.objective import MaskedDiffusionLoss
-from runtime.training.trainer import activation_checkpoint
+from runtime.training.platform import ON_CPU, start_process_group
+from runtime.training.trainer import DiffusionTrainer, trainer_config
 from tests.tiny import write_source
 
-WAYS = ("all", "masked", "chunked")
+WAYS = ("all", "masked", "chunked", "modality")
 STUDY = """\
 study: head
 base:
   model: {{width: {width}, depth: {depth}}}
-  modalities: {{text: {{data: data}}}}
+  modalities: {{mixed: {{data: data}}}}
   sequence_length: {length}
   tokens: 1M
   batch: {{physical: {batch}, micro: {micro}}}
   optimizer: {{lr: 1.0e-3}}
-  parallel: {{activation_checkpoint: {checkpoint}}}
+  parallel: {{activation_checkpoint: {checkpoint}, compile: {compile}}}
+  dtype: {dtype}
+  evaluation: {{sequences: 1}}
+  log_every: 1000
 """
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cpu" if ON_CPU else "cuda")
 
 
 def plan(options: argparse.Namespace, folder: Path) -> RunPlan:
-    """A run of the pilot's shape on random packed text; the few special tokens come on top of the vocabulary."""
-    write_source(
-        folder / "data", {"text": options.vocabulary}, sequences=256, lengths=(64, 2 * options.length), packed=True
-    )
+    """A run of the pilot's shape on random sequences that fill their length, all segments as long as each other; the
+    few special tokens come on top of the vocabulary."""
+    segment = (options.length - 1 - 2 * (options.parts - 1)) // options.parts
+    vocabularies = {f"part{i}": options.vocabulary // options.parts for i in range(options.parts)}
+    write_source(folder / "data", vocabularies, sequences=256, lengths=(segment, segment))
     file = folder / "study.yaml"
     file.write_text(STUDY.format(**vars(options), batch=options.micro * options.accumulation))
     return compile_study(file).runs[0]
@@ -62,7 +74,7 @@ def plan(options: argparse.Namespace, folder: Path) -> RunPlan:
 
 def peak_of(step: Callable[[], None]) -> int:
     """Bytes that a call takes at its peak above what stands before it."""
-    if DEVICE.type == "cuda":
+    if not ON_CPU:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
@@ -80,72 +92,94 @@ def resident(line: str) -> int:
     return int(found[1]) * 1024
 
 
-def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds and peak of one way, in this process."""
-    torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as name:
-        run = plan(options, Path(name))
-        loader = NoisedLoader(
-            NoisedLoader.Config(run=run, data_root=Path(name)),
-            dp_world_size=1,
-            dp_rank=0,
-            local_batch_size=run.batch.micro,
-        )
-        batches = [loader.batch(0, part) for part in range(options.accumulation)]
-    with DEVICE:
-        model = model_config(run).build()
-    model.init_states()
-    policy = activation_checkpoint(options.checkpoint)
-    if policy is not None:
-        policy.build(dump_folder="").apply(model)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)  # resident, like those of an earlier micro-batch
-    loss_fn = MaskedDiffusionLoss.Config().build(compile_config=None)
-    valid = torch.tensor(run.batch.physical * run.sequence_length, device=DEVICE)
-    losses = []
+class Steps:
+    """Steps of the real trainer's model and optimizer, with the head computed one way."""
 
-    def step() -> None:
-        for inputs, labels in batches:
+    def __init__(self, trainer: DiffusionTrainer, way: str) -> None:
+        self.trainer, self.way = trainer, way
+        self.model = trainer.model_parts[0]
+        self.takes = inspect.signature(self.model.forward).parameters
+        self.batches = [trainer.dataloader.batch(0, part) for part in range(trainer.run.batch.accumulation)]
+        self.valid = torch.tensor(sum(int((labels >= 0).sum()) for _, labels in self.batches), device=DEVICE)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        trainer.step = 2  # not a logged one
+        trainer.optimizers.step()  # makes its state
+
+    def forward_backward(self) -> float:
+        """The gradients of one step; returns the loss."""
+        total = 0.0
+        for inputs, labels in self.batches:
             moved = {key: value.to(DEVICE) for key, value in inputs.items()}
             scored, weights = moved["scored"], moved["weights"]
-            if way == "all":
-                places = torch.arange(labels.numel(), device=DEVICE)
+            if self.way == "all":
                 weights = torch.zeros(labels.numel(), device=DEVICE).index_copy_(0, scored, weights)
-                scored = places
-            targets = Targets(labels.to(DEVICE).flatten()[scored], weights)
-            pred = model(
-                moved["input"],
-                document=moved["document"],
-                code_index=moved["code_index"],
-                scored=scored,
-                targets=targets if way == "chunked" else None,
-            )
-            loss, _ = loss_fn(pred, targets.labels, valid, weights=weights)
-            del pred
-            loss.backward()
-            losses.append(loss.item())
+                scored = torch.arange(labels.numel(), device=DEVICE)
+            # Positions that are not scored have a weight of 0, and any label.
+            targets = Targets(labels.to(DEVICE).flatten()[scored].clamp(min=0), weights, moved.get("parts"))
+            arguments = {key: value for key, value in moved.items() if key in self.takes} | {"scored": scored}
+            with self.trainer.train_context():
+                pred = self.model(
+                    moved["input"], targets=targets if self.way in ("chunked", "modality") else None, **arguments
+                )
+                loss, _ = self.trainer.loss_fn(pred, targets.labels, self.valid, weights=weights)
+                del pred
+                loss.backward()
+            total += loss.item()
+        return total
 
-    if DEVICE.type == "cuda":
+    def update(self) -> None:
+        """The optimizer's part of the step."""
+        self.trainer.optimizers.step()
+        self.trainer.optimizers.zero_grad(set_to_none=False)
+        if not ON_CPU:
+            torch.cuda.synchronize()
+
+
+def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and peak of one way, in this process."""
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(options.threads)
+    start_process_group(HashStore(), 0, 1)
+    clock = time.process_time if ON_CPU and options.threads == 1 else time.perf_counter
+    with tempfile.TemporaryDirectory() as name:
+        run = plan(options, Path(name))
+        run = msgspec.structs.replace(run, head="modality" if way == "modality" else "full")
+        steps = Steps(trainer_config(run, Path(name), Path(name)).build(), way)
+    losses: list[float] = []
+    passes: list[float] = []
+    whole: list[float] = []
+
+    def step() -> None:
+        start = clock()
+        losses.append(steps.forward_backward())
+        passes.append(clock() - start)
+        steps.update()
+        whole.append(clock() - start)
+
+    if not ON_CPU or options.compile:
         step()  # warm-up: kernels are chosen
-    losses.clear()
-    seconds, busy, peaks = [], [], []
-    for _ in range(options.rounds):
-        start, started = time.perf_counter(), time.process_time()
-        peaks.append(peak_of(step))
-        seconds.append(time.perf_counter() - start)
-        busy.append(time.process_time() - started)
-    shape, share = shape_of(run), sum(len(inputs["scored"]) for inputs, _ in batches) / valid.item()
-    per_position = [hardware_flops(shape, scored, options.checkpoint) for scored in (1.0, share)]
+        del passes[:], whole[:]
+    peaks = [peak_of(step) for _ in range(options.rounds)]
+    torch.distributed.destroy_process_group()
+
+    positions = run.batch.physical * run.sequence_length
+    scored = sum(len(inputs["scored"]) for inputs, _ in steps.batches)
+    sizes = torch.tensor([part.size + len(run.vocabulary.specials) for part in run.vocabulary.parts])
+    reach = sum(int(sizes[inputs["parts"]].sum()) for inputs, _ in steps.batches) if way == "modality" else None
+    share = scored / positions if reach is None else reach / (positions * run.vocabulary.size)
+    everywhere, here = (hardware_flops(shape_of(run), scored, options.checkpoint) for scored in (1.0, share))
     return {
         "way": way,
-        "seconds": statistics.median(seconds),
-        "cpu_seconds": statistics.median(busy),  # with one thread, fair on a busy machine too
+        "device": torch.cuda.get_device_name() if not ON_CPU else "cpu",
+        "forward_backward": statistics.median(passes),
+        "step": statistics.median(whole),
         "peak": max(peaks),
-        "loss": sum(losses) / options.rounds,
-        "positions": valid.item(),
-        "masked": share,
-        "bound": per_position[0] / per_position[1],
-        "flops": valid.item() * per_position[0 if way == "all" else 1],
+        "loss": losses[0],
+        "positions": positions,
+        "masked": scored / positions,
+        "bound": everywhere / here,
+        "flops": positions * (everywhere if way == "all" else here),
         "parameters": run.model.parameters.total,
     }
 
@@ -156,41 +190,47 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=117_000)
+    parser.add_argument("--parts", type=int, default=2, help="segments of a sequence, each of its own vocabulary")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--micro", type=int, default=8, help="sequences at a time")
     parser.add_argument("--accumulation", type=int, default=1, help="micro-batches in a step")
     parser.add_argument("--checkpoint", choices=("none", "full"), default="none")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--way", choices=WAYS)
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=WAYS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.way:
         print(json.dumps(measure(options.way, options)))
         return
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
-    rows: dict[str, dict[str, Any]] = {}
-    for way in WAYS:
+    rows: list[dict[str, Any]] = []
+    for way in options.ways:
         command = [sys.executable, "-m", "tests.benchmarks.head", *arguments, "--way", way]
-        rows[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
         if not options.json:
-            tell(rows[way], rows["all"])
+            tell(rows[-1], rows[0])
     if options.json:
-        print(json.dumps(list(rows.values())))
+        print(json.dumps(rows))
 
 
-def tell(row: dict[str, Any], whole: dict[str, Any]) -> None:
-    """Print one way beside the plain head at all positions."""
-    if row is whole:
+def tell(row: dict[str, Any], first: dict[str, Any]) -> None:
+    """Print one way beside the first, the plain head at all positions."""
+    if row is first:
         print(
-            f"{row['parameters'] / 1e6:.0f}M parameters, {row['positions']} tokens a step, {row['masked']:.1%} masked: "
-            f"FLOP bound {row['bound']:.2f}x"
+            f"{row['device']}, {row['parameters'] / 1e6:.0f}M parameters, {row['positions']} positions a step, "
+            f"{row['masked']:.1%} masked"
         )
-    faster = whole["seconds"] / row["seconds"]
+    passes, step = (first[what] / row[what] for what in ("forward_backward", "step"))
+    bound = row["bound"] if row["way"] != "all" else 1.0
     print(
-        f"{row['way']:>8}: {row['seconds']:8.3f} s forward-backward ({row['flops'] / row['seconds'] / 1e9:,.0f} "
-        f"GFLOP/s), {faster:.2f}x ({faster / row['bound']:.2f} of the bound), peak {row['peak'] / 2**30:6.2f} GiB "
-        f"({row['peak'] / whole['peak']:.2f}), loss {row['loss']:.4f}",
+        f"{row['way']:>8}: FLOP bound {bound:.2f}x; forward-backward {row['forward_backward']:8.3f} s "
+        f"({row['flops'] / row['forward_backward'] / 1e9:,.0f} GFLOP/s), {passes:.2f}x ({passes / bound:.2f} of the "
+        f"bound); full step {row['step']:8.3f} s, {step:.2f}x ({step / bound:.2f}); peak {row['peak'] / 2**30:6.2f} "
+        f"GiB ({row['peak'] / first['peak']:.2f}); loss {row['loss']:.4f}",
         flush=True,
     )
 
