@@ -1,10 +1,12 @@
-# make demo   set up, then plan, train, fit and draw the demo study on this machine's CPU
-# make test   set up, then run the tests
+# make demo              set up, then plan, train, fit and draw the demo study on this machine's CPU
+# make study STUDY=batch the same for another study of studies/
+# make test              set up, then run the tests
 PYTHON ?= python3.11
 BIN := .venv/bin
 OUT ?= runs
+STUDY ?= demo
 
-.PHONY: demo test test-slow lint bench bench-compiler lock clean
+.PHONY: demo study test test-slow lint bench bench-head bench-compiler lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -12,12 +14,15 @@ OUT ?= runs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: .venv/installed
+demo: STUDY := demo
+demo: study
+
+study: .venv/installed
 	$(BIN)/triptych data build embedded/text embedded/image embedded/audio
-	$(BIN)/triptych plan studies/demo/study.yaml
-	$(BIN)/triptych run studies/demo/study.yaml --out $(OUT)
-	$(BIN)/triptych fit $(OUT)/demo
-	$(BIN)/triptych report $(OUT)/demo
+	$(BIN)/triptych plan studies/$(STUDY)/study.yaml
+	$(BIN)/triptych run studies/$(STUDY)/study.yaml --out $(OUT)
+	$(BIN)/triptych fit $(OUT)/$(STUDY)
+	$(BIN)/triptych report $(OUT)/$(STUDY)
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -33,6 +38,12 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.trainer
+	$(BIN)/python -m tests.benchmarks.llama3
+
+# The pilot's shape: some minutes, and 20 GB
+bench-head: .venv/installed
+	$(BIN)/python -m tests.benchmarks.head
+	$(BIN)/python -m tests.benchmarks.head --checkpoint full
 
 # hydra-core wants an omegaconf of its own
 bench-compiler: .venv/installed

@@ -38,7 +38,7 @@ from compiler.vocabulary import unify
 from specs.errors import RuleError
 from specs.load import LoadedStudy
 from specs.sections import Setting
-from specs.study import Base, NoiseSpec, ScheduleSpec
+from specs.study import Base, NoiseSpec, ScheduleOfNoise, ScheduleSpec
 
 T = TypeVar("T")
 
@@ -248,7 +248,7 @@ def _modalities(base: Base, manifests: dict[str, Manifest], composition: Composi
             share=composition.shares[modality],
             data=base.modalities[modality].data,
             digest=manifest.digest,
-            noise=_noise(base.modalities[modality].noise),
+            noise=_noise(base.modalities[modality].noise, modality, manifest),
             segments=tuple(segment.vocabulary for segment in manifest.segments),
             packed=manifest.packed,
             mean_tokens=composition.mean_tokens[modality],
@@ -259,7 +259,21 @@ def _modalities(base: Base, manifests: dict[str, Manifest], composition: Composi
     }
 
 
-def _noise(spec: NoiseSpec) -> Noise:
+def _noise(spec: NoiseSpec, modality: str, manifest: Manifest) -> Noise:
+    """The schedule of a modality, with those of its segments that differ. Raises RuleError where a segment is not one
+    of its source's."""
+    own = _schedule_of_noise(spec)
+    segments = {name: _schedule_of_noise(segment) for name, segment in sorted(spec.segments.items())}
+    names = [segment.vocabulary for segment in manifest.segments]
+    for name in segments:
+        if name not in names:
+            path = f"modalities.{modality}.noise.segments.{name}"
+            what, todo = f"'{name}' is no segment of '{modality}'", f"use one of: {', '.join(names)}"
+            raise RuleError(path, what, todo, also=(f"modalities.{modality}.noise", f"modalities.{modality}"))
+    return replace(own, segments={name: noise for name, noise in segments.items() if noise != own})
+
+
+def _schedule_of_noise(spec: ScheduleOfNoise) -> Noise:
     """Without what has no effect, so that it does not decide the run's id."""
     if spec.kind == "polynomial":
         return Noise(kind=spec.kind, power=spec.power)
@@ -280,21 +294,21 @@ def _scored(
 ) -> float:
     """Share of all positions' logits that the head computes: at masked positions, over the vocabulary or, for
     `modality`, over a segment's own part of it and the special tokens."""
-    return sum(
-        plan.share
-        * plan.mean_tokens
-        / shape.positions
-        * cost.masked_share(plan.noise)
-        * (1.0 if head == "full" else _reach(manifests[name], vocabulary))
-        for name, plan in modalities.items()
-    )
+    total = 0.0
+    for name, plan in modalities.items():
+        segments = manifests[name].segments
+        tokens = sum(segment.tokens for segment in segments)
+        for segment in segments:
+            masked = cost.masked_share(plan.noise.segments.get(segment.vocabulary, plan.noise))
+            computed = 1.0 if head == "full" else _reach(segment.vocabulary, vocabulary)
+            total += plan.share * plan.mean_tokens / shape.positions * segment.tokens / tokens * masked * computed
+    return total
 
 
-def _reach(manifest: Manifest, vocabulary: Vocabulary) -> float:
-    """Share of the vocabulary that a head of kind `modality` computes at a token of this source, on average."""
-    sizes = {part.name: part.size + len(vocabulary.specials) for part in vocabulary.parts}
-    reached = sum(segment.tokens * sizes[segment.vocabulary] for segment in manifest.segments)
-    return reached / (sum(segment.tokens for segment in manifest.segments) * vocabulary.size)
+def _reach(part: str, vocabulary: Vocabulary) -> float:
+    """Share of the vocabulary that a head of kind `modality` computes at a token of `part`."""
+    size = next(one.size for one in vocabulary.parts if one.name == part)
+    return (size + len(vocabulary.specials)) / vocabulary.size
 
 
 def _schedule(spec: ScheduleSpec, steps: int, batch: BatchPlan, sequences_per_token: float) -> SchedulePlan:

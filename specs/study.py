@@ -66,7 +66,7 @@ class ModelSpec(Section):
     ffn: Size | None = None
 
 
-class NoiseSpec(Section):
+class ScheduleOfNoise(Section):
     """A noise schedule α(t), t in [0, 1].
 
     `power` belongs to `polynomial`: α = 1 - t^power. `eps` to `log-linear`: α = 1 - (1 - eps) · t. `alpha` to `table`:
@@ -80,7 +80,7 @@ class NoiseSpec(Section):
     t: Annotated[tuple[Share, ...], Field(strict=False, max_length=1000)] = ()
 
     @model_validator(mode="after")
-    def _tabulated(self) -> NoiseSpec:
+    def _tabulated(self) -> ScheduleOfNoise:
         if self.kind != "table":
             return self
         t = self.t or tuple(i / max(len(self.alpha) - 1, 1) for i in range(len(self.alpha)))
@@ -91,6 +91,13 @@ class NoiseSpec(Section):
         if len(t) != len(self.alpha) or not rising or (t[0], t[-1]) != (0, 1):
             raise ValueError("t does not rise from 0 to 1 with a value for each alpha; leave t out for equal gaps")
         return self
+
+
+class NoiseSpec(ScheduleOfNoise):
+    """A modality's noise schedule. `segments` gives segments of its sequences schedules of their own, by the name of
+    their vocabulary: another objective (arXiv 2602.21472), while evaluation stays as it is."""
+
+    segments: dict[Word, Annotated[ScheduleOfNoise, BeforeValidator(_names)]] = {}
 
 
 class ModalitySpec(Section):

@@ -344,6 +344,18 @@ def test_sources_may_be_shared_and_repetition_is_told() -> None:
         ({"modalities__image__data": "paintings"}, "modalities.image.data", "no manifest"),
         ({"modalities__text__weight": 0, "modalities__image__weight": 0}, "modalities", "all weights are zero"),
         ({"schedule": {"kind": "wsd", "decay": 0.9, "warmup_cap": 0.5}}, "schedule.decay", "more than the run's"),
+        ({"model": {"width": 64, "depth": 2, "heads": 4}, "parallel": {"tensor": 3}}, "parallel.tensor", "4 heads"),
+        (
+            {"model": {"width": 60, "depth": 2, "heads": 6, "ffn": 40}, "parallel": {"tensor": 3}},
+            "parallel.tensor",
+            "40",
+        ),
+        ({"parallel": {"shard": 3}}, "batch.physical", "16 sequences do not divide over 3 ranks"),
+        (
+            {"modalities__image__noise": {"kind": "cosine", "segments": {"sounds": "linear"}}},
+            "modalities.image.noise.segments.sounds",
+            "no segment of 'image'",
+        ),
     ],
 )
 def test_what_does_not_go_together(base: dict[str, Any], path: str, says: str) -> None:
@@ -382,6 +394,10 @@ SAME: list[dict[str, Any]] = [
     {"batch": {"physical": 16, "micro": 4}},
     {"batch": {"physical": 16, "logical": 16}},
     {"parallel": {"shard": 2}},
+    {"parallel": {"shard": 2, "replicate": 2, "activation_checkpoint": "full", "compile": True}},
+    {"model": {"width": 64, "depth": 2, "heads": 1, "ffn": 176}, "parallel": {"replicate": 2}},
+    {"monitor": {"gradient_noise": 5, "activations": True, "tensorboard": True, "wandb": True}},
+    {"modalities__image__noise": {"kind": "cosine", "segments": {"words": "cosine"}}},
     {"checkpoint": {"every": 7, "keep": 1}},
     {"evaluation": {"every": 3}},
     {"log_every": 1},
@@ -409,6 +425,11 @@ OTHER: list[dict[str, Any]] = [
     {"schedule": {"kind": "linear"}},
     {"schedule": {"warmup": 3}},
     {"schedule": {"final": 0}},
+    {"modalities__image__noise": {"kind": "cosine", "segments": {"words": "linear"}}},
+    {"modalities__image__drop_condition": 0.1},
+    {"time": {"sampling": "antithetic"}},
+    {"time": {"importance": "learned"}},
+    {"head": "modality"},
     {"evaluation": {"sequences": 12}},
     {"transfer": TRANSFER | {"base": {"width": 32, "depth": 2, "batch": 16, "tokens": "100K"}}},
 ]
@@ -417,6 +438,43 @@ OTHER: list[dict[str, Any]] = [
 @pytest.mark.parametrize("base", SAME, ids=str)
 def test_what_does_not_decide_the_id(base: dict[str, Any]) -> None:
     assert run(**base).id == run().id
+
+
+def test_tensor_parallelism_divides_what_it_cuts_and_does_not_decide_the_id() -> None:
+    model = {"width": 64, "depth": 2, "heads": 4}
+    one, two = run(model=model), run(model=model, parallel={"tensor": 2})
+    assert two.id == one.id
+    assert (two.parallel.ranks, two.parallel.data_ranks) == (2, 1)
+    assert two.batch == one.batch
+    vocabulary = one.model.vocabulary
+    assert vocabulary % 2 == 1  # of its rows, the first process has one more
+    kept = sum(math.prod(row.shape) for row in table(one) if "norm" in row.name or "code_positions" in row.name)
+    halves = (one.model.parameters.total - kept - 2 * 64 * vocabulary) / 2
+    assert two.memory.parameters == 4 * (kept + halves + 2 * 64 * (vocabulary + 1) / 2)
+
+
+def test_a_head_of_each_position_s_own_vocabulary_computes_less() -> None:
+    """Pictures are half words, half pixels; the specials come on top of both."""
+    full, own = run(), run(head="modality")
+    assert own.flops == full.flops
+    positions = full.steps * full.batch.physical * full.sequence_length
+    vocabulary, specials = full.model.vocabulary, len(full.vocabulary.specials)
+    text, image = full.modalities["text"], full.modalities["image"]
+    scored = image.share * image.mean_tokens / 32 * 2 / math.pi
+    saved = text.share / 2 * (vocabulary - 100 - specials) + scored * (vocabulary - (100 + 40) / 2 - specials)
+    assert full.hardware_flops - own.hardware_flops == pytest.approx(6 * full.model.width * positions * saved)
+
+
+def test_a_segment_s_own_schedule_masks_another_share() -> None:
+    one = run(modalities__image__noise={"kind": "cosine", "segments": {"words": {"kind": "polynomial", "power": 3}}})
+    other = run()
+    image = one.modalities["image"]
+    assert (image.noise.kind, image.noise.segments["words"].power) == ("cosine", 3)
+    positions = one.steps * one.batch.physical * one.sequence_length
+    fewer = image.share * image.mean_tokens / 32 / 2 * (2 / math.pi - 1 / 4)
+    assert other.hardware_flops - one.hardware_flops == pytest.approx(
+        6 * one.model.width * one.model.vocabulary * positions * fewer
+    )
 
 
 def test_names_and_key_order_do_not_decide_the_id() -> None:

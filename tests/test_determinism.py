@@ -42,7 +42,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[dic
         run = compile_study(file, [f"base.seed={seed}"]).runs[0]
         (folder / f"{name}.json").write_bytes(msgspec.json.encode(run))
     run_ranks("tests.test_determinism:train", 1, folder, "other", "first")
-    (folder / "stderr-0").unlink()
     run_ranks("tests.test_determinism:train", 1, folder, "again")
 
     def rows(file: Path) -> list[dict[str, Any]]:

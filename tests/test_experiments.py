@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -69,8 +68,7 @@ def level(run: RunPlan, modality: str) -> float:
 
 
 def checked(runs: tuple[RunPlan, ...], activations: Activations) -> tuple[Sweep, ...]:
-    with tempfile.TemporaryDirectory() as folder:
-        return coordinate_check(finished(runs, never, activations, out=Path(folder)))
+    return coordinate_check(finished(runs, never, activations))
 
 
 def never(run: RunPlan, modality: str) -> None:
@@ -111,11 +109,13 @@ def test_an_activation_that_is_not_finite_is_not_flat_and_silent_runs_are_left_o
     def activations(run: RunPlan, step: int) -> dict[str, float] | None:
         if run.model.width == 256:
             return None
-        return {"embedding": 1.0, "logits": math.nan if run.model.width == 1024 else 1.0}
+        blocks = {f"block.{n}": 1.0 for n in range(run.model.depth)}
+        return {"embedding": 1.0, **blocks, "final": 1.0, "logits": math.nan if run.model.width == 1024 else 1.0}
 
     sweep = next(s for s in checked(WATCHED, activations) if s.along == "width")
     assert sweep.sizes == (64, 1024)
-    assert sweep.flat == {"embedding": True, "logits": False}
+    kinds = ("embedding", "first block", "last block", "final", "logits")
+    assert sweep.flat == {kind: kind != "logits" for kind in kinds}
     assert sweep.of("logits")[-1].slope is None
     assert sweep.rms["logits"][0] == (1.0, None)
 

@@ -16,9 +16,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from compiler.compile import compile_study
-from compiler.plan import RunPlan
+from compiler.plan import MixStage, RunPlan, TimePlan
 from runtime.training.stream import PADDING, TASK
 from tests.ranks import run_ranks
+from tests.test_noise import SCHEDULES
 from tests.tiny import write_source
 
 STEPS = 12
@@ -166,6 +167,143 @@ def test_loss_and_gradient_are_the_nelbo_through_the_trainer(tmp_path: Path, noi
     held_out, _ = brute_force(run, tmp_path, result["weights"], "held_out")
     assert abs(nelbo - held_out.item()) < 4 * standard_error
     assert standard_error < 0.03 * held_out.item()
+
+
+VARIANTS = [
+    # Schedules of text, of captions and of images; how times are drawn.
+    ("linear", "linear", "linear", "lattice", "none"),
+    ("cosine", "square", "square", "antithetic", "none"),
+    ("table", "cosine", "cosine", "lattice", "weight"),
+    ("log-linear", "table", "table", "independent", "learned"),
+    ("square", "cosine", "linear", "lattice", "none"),
+    ("cosine", "linear", "cube", "antithetic", "weight"),
+    ("linear", "square", "linear", "lattice", "learned"),
+]
+PAIRS = """\
+study: pairs
+base:
+  model: {width: 16, depth: 1, heads: 2}
+  modalities: {text: {data: prose}, image: {data: pictures}}
+  sequence_length: 6
+  tokens: 60K
+  batch: {physical: 512, micro: 128}
+  optimizer: {lr: 1.0e-20}
+  log_every: 1
+axes: [{seeds: 1}]
+"""
+
+
+def variant(run: RunPlan, text: str, caption: str, image: str, sampling: str, importance: str) -> RunPlan:
+    """The run with these schedules and times."""
+    noise = SCHEDULES[image][0]
+    if caption != image:
+        noise = msgspec.structs.replace(noise, segments={"text": SCHEDULES[caption][0]})
+    noises = {"text": SCHEDULES[text][0], "image": noise}
+    modalities = {
+        name: msgspec.structs.replace(modality, noise=noises[name]) for name, modality in run.modalities.items()
+    }
+    return msgspec.structs.replace(
+        run, modalities=modalities, time=TimePlan(sampling=sampling, importance=importance), steps=STEPS
+    )
+
+
+def train_variants(rank: int, ranks: int, folder: Path) -> None:
+    """The trainer's own steps under each of `VARIANTS`, from the same weights, which are saved."""
+    from runtime.training.trainer import trainer_config
+
+    run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
+    for place, choice in enumerate(VARIANTS):
+        (folder / str(place)).mkdir()
+        trainer = trainer_config(variant(run, *choice), folder / str(place), folder).build()
+        trainer.optimizers.step = lambda: None
+        batches = trainer.batch_generator(trainer.dataloader)
+        for _ in range(STEPS):
+            trainer.step += 1
+            trainer.metrics_processor.reset_step()
+            trainer.train_step(batches)
+        torch.save(trainer.model_parts[0].state_dict(), folder / str(place) / "weights.pt")
+        trainer.close()
+
+
+def nats_of_masks(run: RunPlan, folder: Path, name: str, weights: dict[str, torch.Tensor]) -> np.ndarray:
+    """-log p of each token (sequences, 2^n, n) under each mask of its sequence's tokens, 0 where it is not masked."""
+    from runtime.data import load
+    from runtime.training.model import model_config
+    from runtime.training.stream import Sequences, empty_rows
+
+    model = model_config(run).build()
+    model.load_state_dict(weights)
+    modality, length = run.modalities[name], run.sequence_length
+    source = Sequences(name, modality, load(modality.data, folder).split("train"), run.vocabulary, length, None)
+    found = []
+    for index in range(source.count):
+        tokens, code_index = empty_rows(1, length, run.vocabulary)
+        n = source.write(index, tokens[0], code_index[0])
+        masks = torch.tensor(list(itertools.product([False, True], repeat=n)))
+        noised = torch.from_numpy(tokens).repeat(len(masks), 1)
+        noised[:, :n][masks] = run.vocabulary.specials["mask"]
+        with torch.no_grad():
+            logits = model(
+                noised,
+                document=document_of(run, tokens[0].tolist(), n).repeat(len(masks), 1),
+                code_index=torch.from_numpy(code_index).repeat(len(masks), 1),
+                scored=torch.arange(noised.numel()),
+            )
+        labels = torch.from_numpy(tokens).repeat(len(masks), 1)
+        nats = cross_entropy(logits, labels.flatten(), reduction="none").view(len(masks), length)[:, :n]
+        found.append((nats * masks).double().numpy())
+    return np.stack(found)
+
+
+def path_integral(nats: np.ndarray, schedules: list[str]) -> float:
+    """Exact loss per token of sequences whose tokens have these schedules: over t by quadrature, over all masks. The
+    weight of a masked token is a slope over its masked share, which is a factor of the probability of its masks."""
+    nodes, areas = np.polynomial.legendre.leggauss(40)
+    t = np.concatenate([(nodes + 1) / 4, (nodes + 3) / 4])  # the table has its corner at 1 / 2
+    share, steepness = (np.stack([SCHEDULES[name][which](t) for name in schedules], axis=1) for which in (1, 2))
+    masks = np.array(list(itertools.product([False, True], repeat=len(schedules))))
+    total = 0.0
+    for token in range(len(schedules)):
+        others = np.where(np.arange(len(schedules)) == token, 1.0, share)[:, None]
+        probabilities = np.where(masks, others, 1 - others).prod(axis=2)
+        total += np.tile(areas / 4, 2) @ (steepness[:, token] * (probabilities @ nats.mean(axis=0)[:, token]))
+    return float(total / len(schedules))
+
+
+def test_each_combination_of_schedules_has_its_own_objective_through_the_trainer(tmp_path: Path) -> None:
+    write_source(tmp_path / "prose", {"text": 5}, sequences=4, lengths=(3, 3))
+    write_source(tmp_path / "pictures", {"text": 5, "image": 3}, sequences=4, lengths=(1, 1))
+    (tmp_path / "study.yaml").write_text(PAIRS)
+    run = compile_study(tmp_path / "study.yaml").runs[0]
+    shares = {"text": 0.5, "image": 0.5}
+    groups = tuple(msgspec.structs.replace(group, init_std=group.init_std and 1.0) for group in run.groups)
+    run = msgspec.structs.replace(run, mix=(MixStage(start=0, weights=shares, shares=shares),), groups=groups)
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(run))
+    run_ranks("tests.test_objective:train_variants", 1, tmp_path)
+
+    weights = torch.load(tmp_path / "0/weights.pt", weights_only=True)
+    nats = {name: nats_of_masks(run, tmp_path, name, weights) for name in run.modalities}
+    even, uneven = [], []
+    for place, (text, caption, image, *_) in enumerate(VARIANTS):
+        own = torch.load(tmp_path / str(place) / "weights.pt", weights_only=True)
+        assert all(torch.equal(own[name], weights[name]) for name in weights)
+        # [task] text; [task] caption [begin:image] code [end:image]
+        exact = {
+            "text": path_integral(nats["text"], [text] * 4),
+            "image": path_integral(nats["image"], [caption] * 2 + [image] * 3),
+        }
+        rows = [
+            msgspec.json.decode(line) for line in (tmp_path / str(place) / "metrics.jsonl").read_bytes().splitlines()
+        ]
+        for name, value in exact.items():
+            losses = np.array([row["losses"][name] for row in rows])
+            error = losses.std(ddof=1) / math.sqrt(STEPS)
+            assert abs(losses.mean() - value) < 4.5 * error, (place, name)
+            assert error < 0.03 * value
+        (even if caption == image else uneven).append(exact["image"])
+    print(even, uneven)
+    assert np.ptp(even) < 1e-9 * even[0]
+    assert min(abs(value - even[0]) for value in uneven) > 0.01 * even[0]
 
 
 @pytest.mark.parametrize("packed", [False, True])

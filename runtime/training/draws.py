@@ -20,7 +20,7 @@ def uniforms(seed: int, stream: int, start: int, rows: int, columns: int) -> npt
 
 @lru_cache(maxsize=64)
 def _key(seed: int, stream: int) -> npt.NDArray[np.uint64]:
-    return np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64)
+    return np.asarray(np.random.SeedSequence([seed, stream]).generate_state(2, np.uint64), dtype=np.uint64)
 
 
 def uniform_rows(seed: int, stream: int, rows: npt.NDArray[np.int64], columns: int) -> npt.NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ GRANULE = 8
 attention masks are aligned to on accelerators."""
 
 
-class GlobalBatch(NamedTuple):
+@dataclass(frozen=True)
+class GlobalBatch:
     """The sequences of one step in the order of the stream, each (B,): modality, which of that modality's sequences it
     is, the uniform number that its time is drawn by, how many tokens it has; and `dealt`, their places in the order in
     which they are dealt out."""
@@ -102,7 +103,7 @@ class NoisedLoader(BaseDataLoader):
         """This rank's micro-batch `part` of step `step`."""
         whole, size = self._whole(step), self.ranks * self.micro
         together = whole.dealt[part * size : (part + 1) * size]
-        # Every so-manieth of them, so that ranks have about as many tokens; in a micro-batch the order is the stream's.
+        # Each rank takes every `ranks`-th, so that all have about as many tokens; within, the order is the stream's.
         mine = np.sort(together[self.rank :: self.ranks])
         rows = step * self.run.batch.physical + mine
         longest = int(whole.tokens[together].max())

@@ -15,8 +15,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torchtitan.components.checkpointer.utils import canonical_fqn
-from torchtitan.models.common import CosSinRoPE, FeedForward, Linear, RMSNorm, TransformerBlock
-from torchtitan.models.common import Embedding as TitanEmbedding
+from torchtitan.models.common import CosSinRoPE, Embedding, FeedForward, TransformerBlock
 from torchtitan.models.common.attention import GQAttention, QKVLinear
 from torchtitan.models.common.decoder import Decoder
 from torchtitan.protocols.module import Module
@@ -25,19 +24,7 @@ from compiler.layout import Row, table
 from compiler.plan import RunPlan
 from runtime.training.attention import BidirectionalAttention, attention_mask
 from runtime.training.head import Head, Scores, Targets
-
-
-class Embedding(TitanEmbedding):
-    """torchtitan's, which looks its rows up itself where it is divided, as `torch.nn` does: PyTorch's tensor-parallel
-    styles do the dividing."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(TitanEmbedding.Config):
-        """As torchtitan's."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """The rows (..., D) of ids (...)."""
-        return nn.Embedding.forward(self, input)
+from runtime.training.layers import Linear, RMSNorm
 
 
 class Block(TransformerBlock):
@@ -82,6 +69,7 @@ class MaskedDiffusionModel(Decoder):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.code_positions = config.code_positions.build()
+        self.owners: list[nn.Module] = []
         self.multipliers = config.run.multipliers
         self.observe: Callable[[str, torch.Tensor], None] | None = None
         """Is shown activations by name as they pass, where it is set. Hooks of a compiled block would not be called."""
@@ -97,6 +85,13 @@ class MaskedDiffusionModel(Decoder):
         for name, parameter in super().named_parameters(*args, **kwargs):
             yield canonical_fqn(name), parameter
 
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Parameters without their names. Every step asks for them, and walking the tree of modules each time costs a
+        small model some percent of its step; after `init_states` the tree stays."""
+        if not recurse or not self.owners:
+            return super().parameters(recurse)
+        return (parameter for owner in self.owners for parameter in owner._parameters.values() if parameter is not None)
+
     def init_states(self, *, buffer_device: torch.device | None = None) -> None:
         """Fill parameters from the layout table, the same whatever the sharding: each is drawn whole, from a generator
         seeded by (seed, name), and then cut."""
@@ -106,6 +101,7 @@ class MaskedDiffusionModel(Decoder):
         parameters = dict(self.named_parameters())
         for row in self.layout:
             fill(parameters[row.name], row, self.config.run.seed)
+        self.owners = [module for module in self.modules() if module._parameters]
 
     def forward(
         self,

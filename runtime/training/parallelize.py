@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    ParallelStyle,
-    PrepareModuleInput,
-    RowwiseParallel,
-    SequenceParallel,
-    parallelize_module,
-)
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torchtitan.config import TORCH_DTYPE_MAP, CompileConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import ActivationCheckpointingConfig
 from torchtitan.distributed.compile import apply_compile
 from torchtitan.distributed.fsdp import apply_fsdp_to_decoder
-from torchtitan.distributed.tensor_parallel import NoParallel
 
 from runtime.training.model import MaskedDiffusionModel
 from runtime.training.platform import adapt_fsdp
@@ -37,7 +31,7 @@ def parallelize(
     """torchtitan's `parallelize_fn`: matrices divided, blocks checkpointed and compiled, and FSDP. One process in
     float32 needs no wrapping, and small runs feel its cost."""
     if parallel_dims.tp_enabled:
-        divide_matrices(model, parallel_dims.get_dense_tp_mesh())
+        divide(model, parallel_dims.get_dense_tp_mesh())
     if ac_config is not None:
         ac_config.build(dump_folder=dump_folder).apply(model)
     if compile_config.enable and "model" in compile_config.components:
@@ -57,55 +51,49 @@ def parallelize(
     return model
 
 
-class HeadParallel(ParallelStyle):
-    """Each process has some rows of the head's matrix; what it does with them is the head's own affair."""
+def divide(model: MaskedDiffusionModel, mesh: DeviceMesh) -> None:
+    """Divide the matrices of `model` over the processes of `mesh` (arXiv 1909.08053): q, k, v and the first two of the
+    feed-forward by their outputs, heads staying whole; the matrices that follow them by their inputs; embedding and
+    head by the vocabulary. Of all else each process has the whole. The layout table says the same (`Module.cut`).
 
-    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        def cut(_name: str, part: nn.Module, mesh: DeviceMesh) -> None:
-            for name, parameter in part.named_parameters(recurse=False):
-                cut = distribute_tensor(parameter, mesh, [Shard(0)], src_data_rank=self.src_data_rank)
-                part.register_parameter(name, nn.Parameter(cut))
-
-        return distribute_module(module, device_mesh, cut)
-
-
-def divide_matrices(model: MaskedDiffusionModel, mesh: DeviceMesh) -> None:
-    """Divide every matrix of `model` over the processes of `mesh` (arXiv 1909.08053): q, k, v and the first
-    feed-forward matrices by their outputs, a head's staying together; the matrices that follow them by their inputs;
-    embedding and head by the vocabulary. Between modules activations are plain tensors, the same on all processes.
-
-    The layout table says the same, module by module (`cut`).
+    Between modules activations are plain tensors, the same on all processes. Where they enter a divided pair of
+    matrices their gradient is summed, where they leave it they are; the head does this itself.
     """
-    whole = NoParallel(use_local_output=True)
-    shared_input = PrepareModuleInput(input_layouts=Replicate(), desired_input_layouts=Replicate())
-    own_heads = SequenceParallel(sequence_dim=2, use_local_output=True)  # (B, L, N, H): each has a share of N
-    parallelize_module(
-        model,
-        mesh,
-        {
-            "tok_embeddings": RowwiseParallel(input_layouts=Replicate()),
-            "code_positions": whole,
-            "norm": whole,
-            "lm_head": HeadParallel(),
-        },
-    )
-    for block in model.layers.values():
-        parallelize_module(
-            block,
-            mesh,
-            {
-                "attention_norm": whole,
-                "attention.qkv_linear": shared_input,
-                "attention.qkv_linear.wq": ColwiseParallel(),
-                "attention.qkv_linear.wk": ColwiseParallel(),
-                "attention.qkv_linear.wv": ColwiseParallel(),
-                "attention.q_norm": own_heads,
-                "attention.k_norm": own_heads,
-                "attention.wo": RowwiseParallel(),
-                "ffn_norm": whole,
-                "feed_forward": shared_input,
-                "feed_forward.w1": ColwiseParallel(),
-                "feed_forward.w3": ColwiseParallel(),
-                "feed_forward.w2": RowwiseParallel(),
-            },
+
+    def lay(module: nn.Module, placement: Placement) -> None:
+        for name, parameter in module.named_parameters(recurse=False):
+            # Initial values come later, the same for all processes.
+            placed = distribute_tensor(parameter, mesh, [placement], src_data_rank=None)
+            module.register_parameter(name, nn.Parameter(placed))
+
+    def enter(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        first, *others = inputs
+        same = DTensor.from_local(first, mesh, [Replicate()], run_check=False)
+        return (same.to_local(grad_placements=[Partial()]), *others)
+
+    def leave(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return (
+            DTensor.from_local(output, mesh, [Partial()], run_check=False).redistribute(mesh, [Replicate()]).to_local()
         )
+
+    model.tok_embeddings.tp_group = mesh.get_group()  # torchtitan's layer then looks up the rows that it has
+    model.tok_embeddings.register_forward_hook(leave)
+    lay(model.tok_embeddings, Shard(0))
+    lay(model.code_positions, Replicate())
+    lay(model.norm, Replicate())
+    lay(model.lm_head, Shard(0))
+    for block in model.layers.values():
+        attention, feed_forward = block.attention, block.feed_forward
+        lay(block.attention_norm, Replicate())
+        lay(block.ffn_norm, Replicate())
+        attention.qkv_linear.register_forward_pre_hook(enter)
+        feed_forward.register_forward_pre_hook(enter)
+        projections = attention.qkv_linear
+        for first in (projections.wq, projections.wk, projections.wv, feed_forward.w1, feed_forward.w3):
+            lay(first, Shard(0))
+        for norm in (attention.q_norm, attention.k_norm):
+            lay(norm, Replicate())
+            norm.gradient = Partial()  # each process has heads of its own
+        for last in (attention.wo, feed_forward.w2):
+            lay(last, Shard(1))
+            last.register_forward_hook(leave)

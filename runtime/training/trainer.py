@@ -178,7 +178,7 @@ class DiffusionTrainer(Trainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at a saved step; the first rank takes over what all had counted."""
         self.step = state_dict["step"]
-        self.ntokens_seen = state_dict["ntokens_seen"] if torch.distributed.get_rank() == 0 else 0
+        self.ntokens_seen = state_dict["ntokens_seen"] if self.dataloader.rank == 0 else 0
 
     def _evaluate(self) -> None:
         rows = self.validator.validate(self.model_parts, self.step)

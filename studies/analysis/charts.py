@@ -23,7 +23,7 @@ MOST_CURVES = 8
 """Bound on the law's curves in one chart; the points are all drawn."""
 
 HEIGHT = 280
-_COUNTS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
+COUNTS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
 """Axis labels as 200k, 20M, 13B."""
 
 
@@ -174,7 +174,7 @@ def log_axis(field: str, title: str, counts: bool = False, format: str = "", cha
     """A logarithmic axis that fits its data and keeps few, readable labels."""
     axis: dict[str, Any] = {"title": title, "tickCount": 5, "labelOverlap": "greedy", "labelSeparation": 8}
     if counts:
-        axis["labelExpr"] = _COUNTS
+        axis["labelExpr"] = COUNTS
     elif format:
         axis["format"] = format
     else:

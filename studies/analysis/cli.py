@@ -146,7 +146,7 @@ def _print_found(found: Found) -> None:
     for row in found.rows:
         made.add_row(*(cell.text if isinstance(cell, Verdict) else cell for cell in row))
     console.print(made)
-    for said in found.said:
+    for said in (*found.said, *found.warned):
         console.print(said)
 
 

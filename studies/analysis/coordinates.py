@@ -6,16 +6,16 @@ Asked where runs log activations (`monitor.activations`) and differ in width or 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from compiler.plan import RunPlan
 from studies.analysis.chinchilla import Array
-from studies.analysis.results import Study, run_folder
+from studies.analysis.results import Study
 from studies.analysis.settings import TRANSFERRED, Setting, fixed_settings, label, shape_of, shape_rules
 
 FLAT = 0.1
@@ -23,6 +23,8 @@ FLAT = 0.1
 FIRST = 12
 """So many of the first logged steps are looked at."""
 FEWEST = 2
+PREFIX = "activation:"
+"""Of the columns of `Study.metrics` that hold activations."""
 
 Along = Literal["width", "depth"]
 
@@ -76,7 +78,7 @@ def coordinate_check(study: Study) -> tuple[Sweep, ...]:
     runs = [run for run in study.plan.runs if run.monitor.activations]
     if len({shape_of(run) for run in runs}) < FEWEST:
         return ()
-    logged = {run.id: found for run in runs if (found := _logged(study, run))}
+    logged = _logged(study, runs)
     runs = [run for run in runs if run.id in logged]
     settings = fixed_settings(runs, ("model.width", "model.depth", "transfer"), shape_of)
     rules = shape_rules(runs)
@@ -101,27 +103,25 @@ def _order(entry: tuple[tuple[str, Setting, Along, int], list[RunPlan]]) -> tupl
 Logged = dict[int, dict[str, float]]
 
 
-class _Row(msgspec.Struct):
-    step: int
-    activations: dict[str, float | None] | None = None
-
-
-def _logged(study: Study, run: RunPlan) -> Logged:
-    """The first logged activations of a run by step and name; inf where one is not finite. Torn lines are skipped."""
-    path = run_folder(study.folder, run.id) / "metrics.jsonl"
-    found: Logged = {}
-    if not path.exists():
-        return found
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                row = msgspec.json.decode(line, type=_Row)
-            except msgspec.MsgspecError:
-                continue
-            if row.activations:
-                found[row.step] = {n: math.inf if x is None else x for n, x in row.activations.items()}
-            if len(found) > 4 * FIRST:
-                break
+def _logged(study: Study, runs: Sequence[RunPlan]) -> dict[str, Logged]:
+    """The first logged activations of each run that has any, by its id, step and name; inf where one is not finite."""
+    columns = [column for column in study.metrics.columns if column.startswith(PREFIX)]
+    if not columns:
+        return {}
+    depths = {run.id: run.model.depth for run in runs}
+    rows = study.metrics.select("id", "step", *columns).filter(
+        pl.col("id").is_in(list(depths)) & pl.any_horizontal(pl.col(columns).is_not_null())
+    )
+    first = rows.sort("step").group_by("id", maintain_order=True).head(4 * FIRST)
+    found: dict[str, Logged] = {}
+    for row in first.iter_rows(named=True):
+        values = {column.removeprefix(PREFIX): row[column] for column in columns}
+        # The columns are those of the deepest run; in one of its own, a value that is not finite was written as null.
+        found.setdefault(row["id"], {})[row["step"]] = {
+            name: math.inf if value is None else value
+            for name, value in values.items()
+            if _block(name) is None or (_block(name) or 0) < depths[row["id"]]
+        }
     return found
 
 
@@ -179,11 +179,17 @@ def _slope(kind: str, step: int, x: Array, y: Array, mean: Array) -> Slope:
 
 
 def _kinds(activations: Mapping[str, float]) -> dict[str, float]:
-    """Activations by kind: names with a number are blocks, in order, of which the first, middle and last are kept."""
-    numbered = {int(found[-1]): name for name in activations if (found := re.findall(r"\d+", name))}
-    blocks = [activations[numbered[number]] for number in sorted(numbered)]
-    before = {name: value for name, value in activations.items() if name not in numbered.values()}
-    start = {name: before.pop(name) for name in list(before) if name.startswith("embed")}
-    if blocks:
-        start |= {"first block": blocks[0], "middle block": blocks[len(blocks) // 2], "last block": blocks[-1]}
-    return start | before
+    """Activations by kind: of the blocks, the first, the middle and the last."""
+    kinds = {name: value for name, value in activations.items() if _block(name) is None}
+    blocks = [value for name, value in activations.items() if _block(name) is not None]
+    if not blocks:
+        return kinds
+    first, *rest = kinds
+    inner = {"first block": blocks[0], "middle block": blocks[len(blocks) // 2], "last block": blocks[-1]}
+    return {first: kinds[first], **inner, **{name: kinds[name] for name in rest}}
+
+
+def _block(name: str) -> int | None:
+    """The number of the block whose output is called `name`; None where it is none."""
+    kind, _, number = name.partition(".")
+    return int(number) if kind == "block" and number.isdigit() else None

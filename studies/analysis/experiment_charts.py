@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from specs.quantities import format_quantity
-from studies.analysis.charts import HEIGHT, log_axis, nelbo_axis
+from studies.analysis.charts import COUNTS, HEIGHT, nelbo_axis
 from studies.analysis.coordinates import Sweep
 from studies.analysis.gamma import Gamma
 from studies.analysis.invariance import Invariance, Losses
@@ -18,7 +18,7 @@ from studies.analysis.learning_rate import Transfer
 
 MOST_STEPS = 4
 _SMALL = 190
-_WITH, _WITHOUT = "with the reparameterization", "without"
+_WITH, _WITHOUT = "with", "without"
 
 
 def activations(sweep: Sweep, kind: str) -> alt.Chart:
@@ -40,18 +40,18 @@ def activations(sweep: Sweep, kind: str) -> alt.Chart:
     logs = np.log(rows["rms"].to_numpy()) if len(rows) else np.zeros(1)
     half = max(math.log(sweep.sizes[-1] / sweep.sizes[0]), float(np.ptp(logs))) / 2
     middle = float(logs.max() + logs.min()) / 2
+    domain = [math.exp(middle - half), math.exp(middle + half)]
+    ticks = [m * 10.0**e for e in range(-12, 13) for m in (1, 3) if domain[0] <= m * 10.0**e <= domain[1]]
     color = alt.Color("step:O", title="step", sort=[str(step) for step in steps], legend=_legend())
     return (
         alt.Chart(rows, height=_SMALL, width="container")
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=36, filled=True))
         .encode(
-            x=_doubling("size", sweep.along, list(sweep.sizes)),
+            x=_sizes("size", sweep.along, list(sweep.sizes)),
             y=alt.Y(
                 "rms:Q",
-                axis=alt.Axis(title="rms", format=".2~g", tickCount=4, labelOverlap="greedy"),
-                scale=alt.Scale(
-                    type="log", nice=False, padding=6, domain=[math.exp(middle - half), math.exp(middle + half)]
-                ),
+                axis=alt.Axis(title="rms", format=".1~g", values=ticks),
+                scale=alt.Scale(type="log", nice=False, padding=6, domain=domain),
             ),
             color=color,
             tooltip=[
@@ -80,7 +80,7 @@ def learning_rates(transfer: Transfer) -> alt.LayerChart:
     )
     failures = pl.DataFrame(lost, schema={"shape": pl.String, "lr": pl.Float64, "nelbo": pl.Float64}, orient="row")
     color = alt.Color("shape:O", title="width × depth", sort=shapes, legend=_legend())
-    x = log_axis("lr", "learning rate", format=".1~e")
+    x = _at("lr", "learning rate", sorted({lr for curve in transfer.curves for lr in curve.lrs}), format=".2~e")
     tooltip = [
         alt.Tooltip("shape:N", title="width × depth"),
         alt.Tooltip("lr:Q", title="learning rate", format=".3~g"),
@@ -115,10 +115,10 @@ def invariance(found: Invariance, modality: str) -> alt.LayerChart:
         orient="row",
     )
     batches = sorted({batch for _, losses in sides if losses is not None for batch in losses.batches})
-    color = alt.Color("side:O", title=None, sort=[_WITH, _WITHOUT], legend=_legend(columns=2))
-    base = alt.Chart(rows).encode(x=_doubling("batch", "physical batch, sequences", batches), color=color)
+    color = alt.Color("side:O", title="SDE reparameterization", sort=[_WITH, _WITHOUT], legend=_legend())
+    base = alt.Chart(rows).encode(x=_sizes("batch", "physical batch, sequences", batches), color=color)
     tooltip = [
-        alt.Tooltip("side:N", title="run"),
+        alt.Tooltip("side:N", title="reparameterization"),
         alt.Tooltip("batch:Q", title="physical batch"),
         alt.Tooltip("nelbo:Q", title="mean nelbo", format=".4f"),
         alt.Tooltip("seeds:Q"),
@@ -133,7 +133,7 @@ def invariance(found: Invariance, modality: str) -> alt.LayerChart:
         layers.append(
             alt.Chart(critical)
             .mark_rule(strokeDash=[5, 4], color="gray")
-            .encode(x=_doubling("batch", "physical batch, sequences", batches))
+            .encode(x=_sizes("batch", "physical batch, sequences", batches))
         )
     return alt.layer(*layers).properties(height=HEIGHT - 40, width="container")
 
@@ -167,7 +167,7 @@ def batch_sweeps(found: Gamma) -> alt.LayerChart:
     def layer(rows: list[tuple[str, float, float]]) -> alt.Chart:
         table = pl.DataFrame(rows, schema=schema, orient="row")
         return alt.Chart(table).encode(
-            x=_doubling("batch", "logical batch, sequences", batches),
+            x=_sizes("batch", "logical batch, sequences", batches),
             y=y,
             color=color,
             tooltip=[
@@ -215,7 +215,7 @@ def batch_law(found: Gamma) -> alt.LayerChart:
     # An optimum that is hardly determined must not stretch the axis beyond use.
     scale = alt.Scale(type="log", base=2, nice=False, padding=12, domain=[min(ends) / 2, max(ends) * 2], clamp=True)
     axis = alt.Axis(title="best logical batch, sequences", format=".3~g", labelOverlap="greedy")
-    x = log_axis("tokens", "training tokens", counts=True)
+    x = _at("tokens", "training tokens", horizons, labelExpr=COUNTS)
     color = alt.Color("kind:O", title=None, sort=["fitted", "held out"], legend=_legend())
     base = alt.Chart(table).encode(x=x, color=color)
     return alt.layer(
@@ -236,11 +236,15 @@ def batch_law(found: Gamma) -> alt.LayerChart:
     ).properties(height=HEIGHT, width="container")
 
 
-def _doubling(field: str, title: str, values: list[Any]) -> alt.X:
-    """A logarithmic axis of sizes that are mostly powers of two, labelled at the values themselves."""
-    axis = alt.Axis(title=title, values=values, format=".3~g", labelOverlap="greedy", labelSeparation=6)
-    return alt.X(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", base=2, nice=False, padding=12))
+def _sizes(field: str, title: str, values: list[Any]) -> alt.X:
+    return _at(field, title, values, labelExpr="format(datum.value, datum.value < 1e4 ? '.4~g' : '.3~s')")
 
 
-def _legend(**settings: Any) -> alt.Legend:
-    return alt.Legend(symbolOpacity=1, **settings)
+def _at(field: str, title: str, values: list[Any], **labels: Any) -> alt.X:
+    """A logarithmic axis labelled at the values themselves, such as the points of a grid."""
+    axis = alt.Axis(title=title, values=values, labelOverlap="greedy", labelSeparation=6, **labels)
+    return alt.X(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", nice=False, padding=12))
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(symbolOpacity=1)

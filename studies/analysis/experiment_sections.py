@@ -19,7 +19,7 @@ from studies.analysis.experiments import Experiments
 from studies.analysis.gamma import HELD_OUT_FROM, Gamma
 from studies.analysis.invariance import NOISE, Invariance
 from studies.analysis.learning_rate import Transfer
-from studies.analysis.page import card, chart, escape, section, table
+from studies.analysis.page import card, chart, escape, note, section, table
 from studies.analysis.results import MIX
 
 
@@ -114,7 +114,8 @@ def _beside(found: Found, drawn: Sequence[str]) -> str:
 
 def _table(found: Found) -> str:
     said = "".join(f'<p class="soft">{escape(one)}</p>' for one in found.said)
-    return table(found.header, [[_cell(cell) for cell in row] for row in found.rows]) + said
+    warned = note("Read with care", found.warned) if found.warned else ""
+    return table(found.header, [[_cell(cell) for cell in row] for row in found.rows]) + said + warned
 
 
 def _cell(cell: Cell) -> str:

@@ -29,12 +29,16 @@ Cell = str | Verdict
 
 @dataclass(frozen=True)
 class Found:
-    """A table of plain text under a title, and what is to be said of it. A cell's second line explains its first."""
+    """A table of plain text under a title, what is to be said of it, and where it is weak.
+
+    A cell's second line explains its first.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     said: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
 
 
 def tables(found: Experiments) -> list[Found]:
@@ -121,16 +125,16 @@ def invariance_table(found: Invariance) -> Found:
             )
         )
     header = ("modality", "spread with", "without", "ratio", "of noise alone", "breaks at", "verdict")
-    said = []
+    said, warned = [], []
     if found.critical is None:
         said.append("The plan names no critical batch: spreads are over all physical batches.")
     else:
         said.append(f"Spreads are over physical batches up to the critical one, {found.critical:.4g}.")
     if not found.plain:
-        said.append("Not run without the reparameterization: there is nothing to compare the spread with.")
+        warned.append("not run without the reparameterization: there is nothing to compare the spread with")
     if any(losses.seed_noise is None for losses in found.scaled.values()):
-        said.append("One seed: neither intervals, nor where it breaks, can be told.")
-    return Found(invariance_title(found), header, tuple(rows), tuple(said))
+        warned.append("one seed: neither intervals, nor where it breaks, can be told")
+    return Found(invariance_title(found), header, tuple(rows), tuple(said), tuple(warned))
 
 
 def invariance_title(found: Invariance) -> str:
@@ -168,7 +172,7 @@ def gamma_table(found: Gamma) -> Found:
             )
         )
     header = ("tokens", "best batch", "by γ", "runs", "residual, nats", "FLOPs")
-    return Found(gamma_title(found), header, tuple(rows), (*_gamma_said(found), *found.warnings))
+    return Found(gamma_title(found), header, tuple(rows), tuple(_gamma_said(found)), found.warnings)
 
 
 def gamma_title(found: Gamma) -> str:
@@ -199,7 +203,7 @@ def _gamma_said(found: Gamma) -> list[str]:
         f"nats on the curve, {_nats(held.nearest_regret)} at the nearest batch of the grid, {held.nearest:.3g}."
     )
     if held.outside:
-        said.append("The transferred batch lies outside the grid of that horizon: its regret is extrapolated.")
+        said.append("The transferred batch lies outside that horizon's grid: its regret is extrapolated.")
     verb = "saved" if held.saved >= 0 else "more"
     said.append(
         f"Re-tuning there costs {held.sweep_flops:.2e} FLOPs a seed; the shorter sweeps and one run there cost "

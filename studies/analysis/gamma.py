@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from compiler.plan import RunPlan
+from specs.quantities import format_quantity
 from studies.analysis.chinchilla import LEVEL, Array
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.results import MIX, Study
@@ -319,7 +320,7 @@ def _interval(samples: Array) -> Interval | None:
 def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int) -> tuple[str, ...]:
     said = []
     for k, horizon in enumerate(horizons):
-        name = f"at {horizon.tokens:.4g} tokens"
+        name = f"at {format_quantity(horizon.tokens)} tokens"
         left_out = "" if k == held else "; it takes no part in the fit of γ"
         if horizon.curve is None:
             said.append(f"{name} fewer than {FEWEST_BATCHES} batches have a finite loss{left_out}")

@@ -65,6 +65,8 @@ p { margin: 0 0 14px; max-width: 78ch; }
 .chart.vega-embed details { opacity: 0.25; }
 .chart.vega-embed details:hover, .chart.vega-embed details:focus-within { opacity: 1; }
 .scroll { overflow-x: auto; }
+.scroll + p { margin-top: 12px; }
+.card > :last-child { margin-bottom: 0; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--soft); font-weight: 500; font-size: 13px; vertical-align: bottom; }
 th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); }
@@ -73,7 +75,7 @@ td small { color: var(--soft); display: block; white-space: nowrap; font-size: 1
 th.number, td.number { text-align: right; white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .note { border-left: 3px solid var(--bad); background: var(--bad-soft); padding: 10px 14px; border-radius: 0 8px 8px 0;
-  margin: 14px 0; max-width: none; }
+  margin: 14px 0; max-width: none; overflow-wrap: anywhere; }
 .note ul { margin: 4px 0 0; padding-left: 20px; }
 details.more > summary { cursor: pointer; color: var(--accent); margin: 44px 0 12px; font-size: 19px;
   font-weight: 600; }

@@ -34,20 +34,24 @@ RUNS: Schema = {
     "params_non_embedding": pl.Int64,
     "width": pl.Int64,
     "depth": pl.Int64,
+    "heads": pl.Int64,
     "tokens": pl.Float64,
     "steps": pl.Int64,
     "sequence_length": pl.Int64,
     "batch_logical": pl.Float64,
     "batch_physical": pl.Int64,
+    "batch_critical": pl.Float64,
     "kappa": pl.Float64,
     "lr": pl.Float64,
     "flops": pl.Float64,
     "hardware_flops": pl.Float64,
+    "axes": pl.String,
     "state": pl.String,
     "reason": pl.String,
     "step": pl.Int64,
 }
-"""Columns of `Study.runs`. `point` numbers the configurations: runs that differ in seed alone share it."""
+"""Columns of `Study.runs`. `point` numbers the configurations: runs that differ in seed alone share it. `axes` is
+what the study's axes set, path to value, as JSON; `lr` the learning rate after the batch and token transfer."""
 
 _EVALUATIONS: Schema = {
     "step": pl.Int64,
@@ -267,7 +271,7 @@ def _run_row(run: RunPlan, point: int) -> tuple[object, ...]:
     parameters = run.model.parameters
     return (
         *(run.id, run.name, run.seed, point, parameters.total, parameters.non_embedding),
-        *(run.model.width, run.model.depth, run.tokens, run.steps, run.sequence_length),
-        *(run.batch.logical, run.batch.physical, run.batch.kappa, run.optimizer.lr),
-        *(run.flops, run.hardware_flops),
+        *(run.model.width, run.model.depth, run.model.heads, run.tokens, run.steps, run.sequence_length),
+        *(run.batch.logical, run.batch.physical, run.batch.critical, run.batch.kappa, run.optimizer.lr),
+        *(run.flops, run.hardware_flops, msgspec.json.encode(run.point).decode()),
     )

@@ -54,7 +54,10 @@ def fixed_settings(
 
 def label(setting: Setting) -> str:
     """`setting` in words, such as `tokens=5M`; empty where nothing is set."""
-    return ", ".join(f"{path}={value:g}" if isinstance(value, float) else f"{path}={value}" for path, value in setting)
+    return ", ".join(
+        f"{path}={value:g}" if isinstance(value, float) else f"{path}={'null' if value is None else value}"
+        for path, value in setting
+    )
 
 
 def shape_rules(runs: Sequence[RunPlan]) -> dict[str, tuple[str, ...]]:
