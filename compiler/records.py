@@ -33,7 +33,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class GradientNoise(msgspec.Struct, frozen=True, kw_only=True):
     """Unbiased estimates from one step, of a gradient per non-padding token: `signal` is |G|², the squared norm of the
     mean gradient, `noise` is tr Σ of the gradient of a batch of one sequence. Both may be negative by chance: average
-    each over steps, then divide. noise / signal is the simple noise scale in sequences (arXiv 1812.06162, eq. 2.9)."""
+    each over steps, then divide. noise / signal is the simple noise scale in sequences (arXiv 1812.06162, eq. 2.9).
+
+    Times are drawn independently for it, by the run's `time.importance`. Where that is none and weights go as 1 / t
+    (linear and cosine schedules), tr Σ grows with the log of the least t drawn, without end: a few steps then make up
+    most of an average. Take medians over steps there, or sample times by importance.
+    """
 
     signal: float
     noise: float
@@ -68,10 +73,12 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     mfu: float | None = None
     """Model FLOP/s per rank over the peak of the plan's accelerator; None where the device has no known peak."""
     gradient_noise: dict[str, GradientNoise] | None = None
-    """By modality, and "all" for the mix, at steps where it was estimated."""
+    """By modality, and "all" for the mix, at steps where it was estimated: these always have a row. A modality with
+    fewer than two sequences in the step is left out, and with it the mix."""
     activations: dict[str, float] | None = None
-    """Root mean square of the embedding, of each block's output, of the final hidden states and of the logits, over
-    non-padding or (the last two) scored positions."""
+    """Root mean squares: of what enters the first block (`embedding`) and of each block's output (`block.0`, …), over
+    non-padding positions; of the final norm's output (`final`) over scored ones; of the logits over the whole
+    vocabulary (`logits`) at up to 256 of these in each micro-batch."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,121 @@ from tests.synthetic import write_lines, write_plan
 Loss = Callable[[RunPlan, str], float | None]
 """Final loss of a run and modality: inf for a run that failed, None for one that is pending."""
 TRANSFER = {"base": {"width": 64, "depth": 2, "heads": 2, "batch": 16, "tokens": "100K"}, "gamma": 0}
+Runs = tuple[RunPlan, ...]
 
 
-def experiment(
-    axes: list[dict[str, Any]],
-    loss: Loss,
-    activations: Callable[[RunPlan, int], dict[str, float] | None] | None = None,
-    noise: float = 0.0,
-    out: Path | None = None,
-    name: str = "tiny",
-    seed: int = 0,
-    **base: Any,
-) -> Study:
-    """A finished study of `axes` over `tests.compiling.study(**base)`, with normal `noise` on each run's losses."""
-    runs = compile_data(study(**base) | {"axes": axes}).runs
-    return finished(runs, loss, activations, noise, out, name, seed)
+def once(axes: list[dict[str, Any]], **base: Any) -> Runs:
+    """The runs of a study, compiled once for many outcomes."""
+    return compile_data(study(**base) | {"axes": axes}).runs
+
+
+ARMS = {"list": [{"transfer": TRANSFER}, {"transfer": None}]}
+SHAPES = {"list": [
+    {"model.width": 64, "model.heads": 2}, {"model.width": 256, "model.heads": 8},
+    {"model.width": 1024, "model.heads": 32}, {"model.depth": 8, "model.heads": 2},
+]}  # fmt: skip
+
+
+@cache
+def watched() -> Runs:
+    """Four shapes with CompleteP and without it, their activations logged."""
+    return once([ARMS, SHAPES, {"seeds": 2}], monitor__activations=True)
+
+
+def scaled(run: RunPlan) -> bool:
+    return (run.multipliers.head, run.multipliers.residual) != (1.0, 1.0)
+
+
+def grows(width: float, depth: float) -> Callable[[RunPlan, int], dict[str, float]]:
+    """Activations that grow as width^`width` and depth^`depth` without transfer, and stay with it."""
+
+    def activations(run: RunPlan, step: int) -> dict[str, float]:
+        factor = 1.0 if scaled(run) else (run.model.width / 64) ** width * (run.model.depth / 2) ** depth
+        blocks = {f"block.{n}": factor * (n + 1) for n in range(run.model.depth)}
+        return {"embedding": 1.0, **blocks, "final": 1.0, "logits": 0.0 if step == 1 else factor * step}
+
+    return activations
+
+
+def level(run: RunPlan, modality: str) -> float:
+    return 3.0
+
+
+def never(run: RunPlan, modality: str) -> None:
+    return None
+
+
+RATES = [1e-3 * 2**k for k in range(6)]
+WIDTHS = {"zip": {"model.width": [64, 256], "model.heads": [2, 8]}}
+
+
+@cache
+def swept() -> Runs:
+    """Learning rates at two widths, with CompleteP and without it."""
+    return once([ARMS, WIDTHS, {"grid": {"optimizer.lr": RATES}}, {"seeds": 2}])
+
+
+def rate(run: RunPlan) -> float:
+    return float(run.point["optimizer.lr"] or 0)
+
+
+def bowl(best: Callable[[RunPlan], float]) -> Callable[[RunPlan, str], float]:
+    return lambda run, modality: 3 + 0.1 * math.log2(rate(run) / best(run)) ** 2
+
+
+BATCHES = (4, 8, 16, 32, 64)
+CRITICAL = {**TRANSFER, "critical": {"batch": 32}}
+SIDES = {"list": [
+    {"transfer": CRITICAL, "batch.logical": 16, "batch.allow_supercritical": True},
+    {"transfer": None, "batch.logical": None},
+]}  # fmt: skip
+
+
+@cache
+def rescaled() -> Runs:
+    """Physical batches at one logical batch, and where the logical batch is the physical one."""
+    return once([SIDES, {"grid": {"batch.physical": list(BATCHES)}}, {"seeds": 3}], tokens="200K")
+
+
+def dependence(with_: float, without: float, beyond: float = 0.0) -> Callable[[RunPlan, str], float]:
+    """Losses that rise by so much over BATCHES up to 32, and by `beyond` at 64; images half as much."""
+
+    def loss(run: RunPlan, modality: str) -> float:
+        place = math.log(min(run.batch.physical, 32) / 16) / math.log(8)
+        # The run at the logical batch is both sides'.
+        slope = without if run.batch.critical is None else with_
+        share = 1.0 if modality == "text" else 0.5
+        return 3 + 0.1 * run.seed + share * (slope * place + (beyond if run.batch.physical == 64 else 0.0))
+
+    return loss
+
+
+GRID = [4, 8, 16, 32, 64]
+HORIZONS = [1e5, 2e5, 4e5, 1.6e6]
+
+
+@cache
+def sweeps() -> Runs:
+    """Logical batches at four horizons."""
+    return once(
+        [{"grid": {"batch.logical": GRID}}, {"grid": {"tokens": HORIZONS}}, {"seeds": 2}],
+        batch__physical=4,
+        transfer=TRANSFER,
+    )
+
+
+def bent(gamma: float, at_base: float = 12.0, curvature: float = 0.03) -> Callable[[RunPlan, str], float]:
+    """A parabola in log batch whose lowest point is at_base · (D / 100K)^gamma."""
+
+    def loss(run: RunPlan, modality: str) -> float:
+        best = at_base * (run.tokens / 1e5) ** gamma
+        return 3 - 0.1 * math.log(run.tokens) + curvature * math.log(run.batch.logical / best) ** 2
+
+    return loss
 
 
 def finished(
-    runs: tuple[RunPlan, ...],
+    runs: Runs,
     loss: Loss,
     activations: Callable[[RunPlan, int], dict[str, float] | None] | None = None,
     noise: float = 0.0,

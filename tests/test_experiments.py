@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,8 +22,29 @@ from studies.analysis.invariance import batch_invariance
 from studies.analysis.learning_rate import learning_rate_transfer
 from studies.analysis.results import MIX, Study, read_study
 from studies.analysis.settings import PLAIN, TRANSFERRED
-from tests.compiling import compile_data, study
-from tests.experiments import TRANSFER, again, experiment, finished
+from tests.compiling import study
+from tests.experiments import (
+    BATCHES,
+    HORIZONS,
+    RATES,
+    TRANSFER,
+    Runs,
+    again,
+    bent,
+    bowl,
+    dependence,
+    finished,
+    grows,
+    level,
+    never,
+    once,
+    rate,
+    rescaled,
+    scaled,
+    sweeps,
+    swept,
+    watched,
+)
 from tests.synthetic import make_study
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -33,52 +53,32 @@ Activations = Callable[[RunPlan, int], dict[str, float] | None]
 FEW = settings(max_examples=12)
 
 
-def once(axes: list[dict[str, Any]], **base: Any) -> tuple[RunPlan, ...]:
-    """The runs of a study, compiled once for many outcomes."""
-    return compile_data(study(**base) | {"axes": axes}).runs
+@cache
+def swept_study() -> Study:
+    return finished(swept(), level)
+
+
+@cache
+def rescaled_study() -> Study:
+    return finished(rescaled(), level)
+
+
+@cache
+def sweeps_study() -> Study:
+    return finished(sweeps(), level)
 
 
 # --- coordinate check
-
-ARMS = {"list": [{"transfer": TRANSFER}, {"transfer": None}]}
-SHAPES = {"list": [
-    {"model.width": 64, "model.heads": 2}, {"model.width": 256, "model.heads": 8},
-    {"model.width": 1024, "model.heads": 32}, {"model.depth": 8, "model.heads": 2},
-]}  # fmt: skip
-WATCHED = once([ARMS, SHAPES, {"seeds": 2}], monitor__activations=True)
-
-
-def scaled(run: RunPlan) -> bool:
-    return (run.multipliers.head, run.multipliers.residual) != (1.0, 1.0)
-
-
-def grows(width: float, depth: float) -> Callable[[RunPlan, int], dict[str, float]]:
-    """Activations that grow as width^`width` and depth^`depth` without transfer, and stay with it."""
-
-    def activations(run: RunPlan, step: int) -> dict[str, float]:
-        factor = 1.0 if scaled(run) else (run.model.width / 64) ** width * (run.model.depth / 2) ** depth
-        blocks = {f"block.{n}": factor * (n + 1) for n in range(run.model.depth)}
-        return {"embedding": 1.0, **blocks, "final": 1.0, "logits": 0.0 if step == 1 else factor * step}
-
-    return activations
-
-
-def level(run: RunPlan, modality: str) -> float:
-    return 3.0
 
 
 def checked(runs: tuple[RunPlan, ...], activations: Activations) -> tuple[Sweep, ...]:
     return coordinate_check(finished(runs, never, activations))
 
 
-def never(run: RunPlan, modality: str) -> None:
-    return None
-
-
 @FEW
 @given(st.floats(-2, 2), st.floats(-2, 2))
 def test_planted_slopes_are_found_over_width_and_over_depth(width: float, depth: float) -> None:
-    sweeps = {(s.along, s.rule): s for s in checked(WATCHED, grows(width, depth))}
+    sweeps = {(s.along, s.rule): s for s in checked(watched(), grows(width, depth))}
     assert set(sweeps) == {(along, rule) for along in ("width", "depth") for rule in (TRANSFERRED, PLAIN)}
     for (along, rule), sweep in sweeps.items():
         planted = 0.0 if rule == TRANSFERRED else {"width": width, "depth": depth}[along]
@@ -100,8 +100,8 @@ def test_planted_slopes_are_found_over_width_and_over_depth(width: float, depth:
 
 
 def test_the_runs_of_the_base_shape_stand_for_both_rules() -> None:
-    assert len(WATCHED) == 2 * (2 * 4 - 1)
-    for sweep in checked(WATCHED, grows(0, 0)):
+    assert len(watched()) == 2 * (2 * 4 - 1)
+    for sweep in checked(watched(), grows(0, 0)):
         assert sweep.runs == 2 * len(sweep.sizes)
 
 
@@ -112,7 +112,7 @@ def test_an_activation_that_is_not_finite_is_not_flat_and_silent_runs_are_left_o
         blocks = {f"block.{n}": 1.0 for n in range(run.model.depth)}
         return {"embedding": 1.0, **blocks, "final": 1.0, "logits": math.nan if run.model.width == 1024 else 1.0}
 
-    sweep = next(s for s in checked(WATCHED, activations) if s.along == "width")
+    sweep = next(s for s in checked(watched(), activations) if s.along == "width")
     assert sweep.sizes == (64, 1024)
     kinds = ("embedding", "first block", "last block", "final", "logits")
     assert sweep.flat == {kind: kind != "logits" for kind in kinds}
@@ -121,31 +121,14 @@ def test_an_activation_that_is_not_finite_is_not_flat_and_silent_runs_are_left_o
 
 
 def test_without_logged_activations_or_shapes_there_is_no_coordinate_check() -> None:
-    assert coordinate_check(finished(WATCHED, never)) == ()
-    unwatched = tuple(msgspec.structs.replace(run, monitor=type(run.monitor)()) for run in WATCHED)
+    assert coordinate_check(finished(watched(), never)) == ()
+    unwatched = tuple(msgspec.structs.replace(run, monitor=type(run.monitor)()) for run in watched())
     assert checked(unwatched, grows(0, 0)) == ()
-    alike = tuple(run for run in WATCHED if run.model.width == 64 and run.model.depth == 2)
+    alike = tuple(run for run in watched() if run.model.width == 64 and run.model.depth == 2)
     assert checked(alike, grows(0, 0)) == ()
 
 
 # --- learning-rate transfer
-
-RATES = [1e-3 * 2**k for k in range(6)]
-WIDTHS = {"zip": {"model.width": [64, 256], "model.heads": [2, 8]}}
-SWEPT = once([ARMS, WIDTHS, {"grid": {"optimizer.lr": RATES}}, {"seeds": 2}])
-
-
-@cache
-def swept() -> Study:
-    return finished(SWEPT, level)
-
-
-def rate(run: RunPlan) -> float:
-    return float(run.point["optimizer.lr"] or 0)
-
-
-def bowl(best: Callable[[RunPlan], float]) -> Callable[[RunPlan, str], float]:
-    return lambda run, modality: 3 + 0.1 * math.log2(rate(run) / best(run)) ** 2
 
 
 @FEW
@@ -157,7 +140,7 @@ def test_planted_best_learning_rates_are_found_by_shape_and_rule(place: int, off
         away = moved if run.model.width == 256 and not scaled(run) else 0
         return float(RATES[place] * 2.0 ** (off + away))
 
-    with_, without = learning_rate_transfer(again(swept(), bowl(best)))
+    with_, without = learning_rate_transfer(again(swept_study(), bowl(best)))
     assert (with_.rule, without.rule) == (TRANSFERRED, PLAIN)
     for transfer in (with_, without):
         base, wide = transfer.curves
@@ -183,7 +166,7 @@ def test_a_failed_run_is_infinitely_bad_and_an_unfinished_one_unknown() -> None:
             return None
         return planted(run, modality)
 
-    base, wide = learning_rate_transfer(finished(SWEPT, loss))[0].curves
+    base, wide = learning_rate_transfer(finished(swept(), loss))[0].curves
     assert wide.losses[2:] == (math.inf,) * 4
     assert wide.failed == (0, 0, 1, 1, 1, 1)
     assert wide.best == RATES[1]
@@ -196,14 +179,16 @@ def test_a_failed_run_is_infinitely_bad_and_an_unfinished_one_unknown() -> None:
 
 
 def test_a_best_at_the_grids_edge_is_said_and_all_failed_leave_no_verdict() -> None:
-    base, wide = learning_rate_transfer(finished(SWEPT, bowl(lambda run: 1.0)))[0].curves
+    base, wide = learning_rate_transfer(finished(swept(), bowl(lambda run: 1.0)))[0].curves
     assert base.edge
     assert wide.edge
     assert base.vertex is None
-    lost = learning_rate_transfer(finished(SWEPT, lambda run, _: math.inf if run.model.width == 256 else 3 + rate(run)))
+    lost = learning_rate_transfer(
+        finished(swept(), lambda run, _: math.inf if run.model.width == 256 else 3 + rate(run))
+    )
     wide = lost[0].curves[1]
     assert (wide.best, wide.steps, wide.within) == (None, None, None)
-    assert learning_rate_transfer(finished(SWEPT, never)) == ()
+    assert learning_rate_transfer(finished(swept(), never)) == ()
 
 
 def test_other_axes_are_compared_apart() -> None:
@@ -211,48 +196,25 @@ def test_other_axes_are_compared_apart() -> None:
         {"grid": {"model.width": [64, 128]}},
         {"grid": {"optimizer.lr": RATES[:3], "schedule.final": [0.0, 0.1]}},
     ]
-    found = learning_rate_transfer(
-        experiment(axes, lambda run, _: 3 + (rate(run) if run.schedule.final else -rate(run)), transfer=TRANSFER)
-    )
+    runs = once(axes, transfer=TRANSFER)
+    study = finished(runs, lambda run, _: 3 + (rate(run) if run.schedule.final else -rate(run)))
+    found = learning_rate_transfer(study)
     assert {transfer.setting for transfer in found} == {"schedule.final=0", "schedule.final=0.1"}
     assert {curve.best for transfer in found for curve in transfer.curves} == {RATES[0], RATES[2]}
+    # What the axes set is a column of the results too.
+    axes_of = {json.loads(axes)["schedule.final"] for axes in study.results()["axes"]}
+    assert axes_of == {0.0, 0.1}
 
 
 # --- batch invariance
-
-BATCHES = (4, 8, 16, 32, 64)
-CRITICAL = {**TRANSFER, "critical": {"batch": 32}}
-SIDES = {"list": [
-    {"transfer": CRITICAL, "batch.logical": 16, "batch.allow_supercritical": True},
-    {"transfer": None, "batch.logical": None},
-]}  # fmt: skip
-RESCALED = once([SIDES, {"grid": {"batch.physical": list(BATCHES)}}, {"seeds": 3}], tokens="200K")
-
-
-@cache
-def rescaled() -> Study:
-    return finished(RESCALED, level)
-
-
-def dependence(with_: float, without: float, beyond: float = 0.0) -> Callable[[RunPlan, str], float]:
-    """Losses that rise by so much over BATCHES up to 32, and by `beyond` at 64; images half as much."""
-
-    def loss(run: RunPlan, modality: str) -> float:
-        place = math.log(min(run.batch.physical, 32) / 16) / math.log(8)
-        # The run at the logical batch is both sides'.
-        slope = without if run.batch.critical is None else with_
-        share = 1.0 if modality == "text" else 0.5
-        return 3 + 0.1 * run.seed + share * (slope * place + (beyond if run.batch.physical == 64 else 0.0))
-
-    return loss
 
 
 @FEW
 @given(st.floats(0.01, 0.5), st.floats(0.01, 0.5))
 def test_planted_spreads_and_their_ratio_are_found(with_: float, without: float) -> None:
-    [found] = batch_invariance(again(rescaled(), dependence(with_, without)), bootstrap=50)
+    [found] = batch_invariance(again(rescaled_study(), dependence(with_, without)), bootstrap=50)
     assert (found.logical, found.critical, found.tokens) == (16, 32, 2e5)
-    weight = {run.modalities["text"].weight for run in RESCALED}.pop()
+    weight = {run.modalities["text"].weight for run in rescaled()}.pop()
     for modality, share in (("text", 1.0), ("image", 0.5), (MIX, weight + 0.5 * (1 - weight))):
         assert found.scaled[modality].batches == BATCHES
         assert found.scaled[modality].seeds == (3,) * 5
@@ -266,7 +228,7 @@ def test_planted_spreads_and_their_ratio_are_found(with_: float, without: float)
 
 def test_the_spread_is_below_the_critical_batch_and_the_break_is_seen_above_it() -> None:
     planted = dependence(0.001, 0.1, beyond=0.5)
-    [found] = batch_invariance(again(rescaled(), planted, noise=0.005), bootstrap=0)
+    [found] = batch_invariance(again(rescaled_study(), planted, noise=0.005), bootstrap=0)
     text = found.scaled["text"]
     assert text.spread == pytest.approx(0.001, abs=0.02)
     assert text.spread_all == pytest.approx(0.5 + 0.001, abs=0.02)
@@ -280,7 +242,7 @@ def test_the_spread_is_below_the_critical_batch_and_the_break_is_seen_above_it()
 def test_what_noise_alone_would_give_is_what_noise_alone_gives() -> None:
     expected, seen = [], []
     for seed in range(12):
-        [found] = batch_invariance(again(rescaled(), level, noise=0.05, seed=seed), bootstrap=0)
+        [found] = batch_invariance(again(rescaled_study(), level, noise=0.05, seed=seed), bootstrap=0)
         noise = found.scaled[MIX].noise_spread
         assert noise is not None
         expected.append(noise)
@@ -290,7 +252,7 @@ def test_what_noise_alone_would_give_is_what_noise_alone_gives() -> None:
 
 
 def test_one_seed_failed_runs_and_a_missing_modality() -> None:
-    single = tuple(run for run in RESCALED if run.seed == 0)
+    single = tuple(run for run in rescaled() if run.seed == 0)
     planted = dependence(0.01, 0.1, beyond=0.5)
 
     def loss(run: RunPlan, modality: str) -> float | None:
@@ -310,43 +272,21 @@ def test_one_seed_failed_runs_and_a_missing_modality() -> None:
 
 
 def test_without_the_other_side_there_is_a_spread_and_no_ratio_and_a_plain_sweep_is_no_check() -> None:
-    scaled_only = tuple(run for run in RESCALED if run.batch.logical == 16)
+    scaled_only = tuple(run for run in rescaled() if run.batch.logical == 16)
     [found] = batch_invariance(finished(scaled_only, dependence(0.01, 0.1)), bootstrap=0)
     assert (found.plain, found.ratio) == ({}, {})
-    plain_only = tuple(run for run in RESCALED if run.batch.kappa == 1)
+    plain_only = tuple(run for run in rescaled() if run.batch.kappa == 1)
     assert batch_invariance(finished(plain_only, dependence(0.01, 0.1))) == ()
-    assert batch_invariance(finished(RESCALED, never)) == ()
+    assert batch_invariance(finished(rescaled(), never)) == ()
 
 
 # --- γ
-
-GRID = [4, 8, 16, 32, 64]
-HORIZONS = [1e5, 2e5, 4e5, 1.6e6]
-SWEEPS = once(
-    [{"grid": {"batch.logical": GRID}}, {"grid": {"tokens": HORIZONS}}, {"seeds": 2}],
-    batch__physical=4, transfer=TRANSFER,
-)  # fmt: skip
-
-
-@cache
-def sweeps() -> Study:
-    return finished(SWEEPS, level)
-
-
-def bent(gamma: float, at_base: float = 12.0, curvature: float = 0.03) -> Callable[[RunPlan, str], float]:
-    """A parabola in log batch whose lowest point is at_base · (D / 100K)^gamma."""
-
-    def loss(run: RunPlan, modality: str) -> float:
-        best = at_base * (run.tokens / 1e5) ** gamma
-        return 3 - 0.1 * math.log(run.tokens) + curvature * math.log(run.batch.logical / best) ** 2
-
-    return loss
 
 
 @FEW
 @given(st.floats(0, 0.6), st.floats(8, 12))
 def test_planted_gamma_is_found_and_transfers_without_regret(gamma: float, at_base: float) -> None:
-    [found] = batch_exponent(again(sweeps(), bent(gamma, at_base)), bootstrap=20)
+    [found] = batch_exponent(again(sweeps_study(), bent(gamma, at_base)), bootstrap=20)
     assert found.gamma == pytest.approx(gamma, abs=1e-6)
     assert found.interval == pytest.approx((gamma, gamma), abs=1e-6)
     assert [h.best for h in found.horizons] == pytest.approx([at_base * (D / 1e5) ** gamma for D in HORIZONS])
@@ -367,7 +307,7 @@ def test_the_interval_covers_the_planted_gamma_about_as_often_as_it_says() -> No
     covered = 0
     trials = 40
     for seed in range(trials):
-        [found] = batch_exponent(again(sweeps(), planted, noise=0.01, seed=seed), bootstrap=200)
+        [found] = batch_exponent(again(sweeps_study(), planted, noise=0.01, seed=seed), bootstrap=200)
         assert found.interval is not None
         covered += found.interval[0] <= 0.4 <= found.interval[1]
     # Of 40 at 90 %, fewer than 30 or more than 40 would be one in a thousand.
@@ -378,7 +318,7 @@ def test_the_longest_of_four_horizons_takes_no_part_in_the_fit() -> None:
     def loss(run: RunPlan, modality: str) -> float:
         return bent(0.8 if run.tokens == 1.6e6 else 0.3, at_base=6)(run, modality)
 
-    [found] = batch_exponent(finished(SWEEPS, loss), bootstrap=0)
+    [found] = batch_exponent(finished(sweeps(), loss), bootstrap=0)
     held = found.held_out
     assert found.gamma == pytest.approx(0.3)
     assert found.interval is None
@@ -386,7 +326,7 @@ def test_the_longest_of_four_horizons_takes_no_part_in_the_fit() -> None:
     assert held.retuned == pytest.approx(6 * 16**0.8)
     assert held.regret == pytest.approx(0.03 * math.log(16**0.5) ** 2)
     assert held.nearest == 16
-    three = tuple(run for run in SWEEPS if run.tokens < 1e6)
+    three = tuple(run for run in sweeps() if run.tokens < 1e6)
     [found] = batch_exponent(finished(three, loss), bootstrap=0)
     assert found.held_out is None
     assert len(found.horizons) == 3
@@ -402,7 +342,7 @@ def test_edges_flat_curves_failures_and_missing_runs_are_said() -> None:
             return math.inf if run.batch.logical >= 32 and run.seed == 0 else 3.0
         return None
 
-    [found] = batch_exponent(finished(SWEEPS, loss), bootstrap=20)
+    [found] = batch_exponent(finished(sweeps(), loss), bootstrap=20)
     edge, falling, failed, missing = found.horizons
     assert edge.edge
     assert edge.best == pytest.approx(400)
@@ -416,18 +356,34 @@ def test_edges_flat_curves_failures_and_missing_runs_are_said() -> None:
         assert words in said
 
 
+def test_a_curve_that_is_no_parabola_shows_in_the_fit_near_its_lowest_point() -> None:
+    def steep(run: RunPlan, modality: str) -> float:
+        """Parabolas with γ = 0.25 near their lowest point; far above it the shorter horizons rise ten times as fast."""
+        away = math.log(run.batch.logical / (6 * (run.tokens / 1e5) ** 0.25))
+        return 3 + 0.03 * away**2 * (10 if away > 2 and run.tokens < 3e5 else 1)
+
+    [found] = batch_exponent(again(sweeps_study(), steep), bootstrap=20)
+    assert found.near == pytest.approx(0.25)
+    assert found.near_interval == pytest.approx((0.25, 0.25))
+    assert found.gamma is not None
+    assert abs(found.gamma - 0.25) > 0.1
+    # Of a parabola, both are the same.
+    [found] = batch_exponent(again(sweeps_study(), bent(0.25)), bootstrap=0)
+    assert found.near == pytest.approx(found.gamma)
+
+
 def test_one_seed_is_enough_and_too_few_batches_or_horizons_are_no_sweep() -> None:
-    single = tuple(run for run in SWEEPS if run.seed == 0)
+    single = tuple(run for run in sweeps() if run.seed == 0)
     [found] = batch_exponent(finished(single, bent(0.3), noise=0.003), bootstrap=100)
     assert found.gamma == pytest.approx(0.3, abs=0.2)
     assert found.interval is not None
-    assert batch_exponent(finished(tuple(r for r in SWEEPS if r.tokens < 4e5), bent(0.3))) == ()
-    assert batch_exponent(finished(tuple(r for r in SWEEPS if r.batch.logical < 32), bent(0.3))) == ()
-    assert batch_exponent(finished(SWEEPS, never)) == ()
+    assert batch_exponent(finished(tuple(r for r in sweeps() if r.tokens < 4e5), bent(0.3))) == ()
+    assert batch_exponent(finished(tuple(r for r in sweeps() if r.batch.logical < 32), bent(0.3))) == ()
+    assert batch_exponent(finished(sweeps(), never)) == ()
 
 
 def test_the_studys_own_gamma_is_compared_where_its_file_can_be_read(tmp_path: Path) -> None:
-    finished(SWEEPS, bent(0.3), out=tmp_path)
+    finished(sweeps(), bent(0.3), out=tmp_path)
     file = tmp_path / "tiny" / "study.yaml"
     written = study(transfer={**TRANSFER, "gamma": 0.5})
     file.write_text(json.dumps(written))
@@ -446,22 +402,22 @@ def test_the_studys_own_gamma_is_compared_where_its_file_can_be_read(tmp_path: P
 @pytest.mark.parametrize(
     ("runs", "loss", "activations", "keys", "words"),
     [
-        (WATCHED, never, grows(0.5, 0), {"coordinates"}, ["Over width at depth 2", "not flat"]),
-        (SWEPT, bowl(lambda run: RATES[2]), None, {"learning_rate"}, ["transfers"]),
-        (RESCALED, dependence(0.01, 0.1), None, {"invariance"}, ["Logical batch 16", "≤ 1/3"]),
-        (SWEEPS, bent(0.3), None, {"gamma"}, ["γ = 0.30", "Regret", "FLOPs"]),
+        (watched, never, grows(0.5, 0), {"coordinates"}, ["Over width at depth 2", "not flat"]),
+        (swept, bowl(lambda run: RATES[2]), None, {"learning_rate"}, ["transfers"]),
+        (rescaled, dependence(0.01, 0.1), None, {"invariance"}, ["Logical batch 16", "≤ 1/3"]),
+        (sweeps, bent(0.3), None, {"gamma"}, ["γ = 0.30", "Regret", "FLOPs"]),
     ],
 )
 def test_fit_prints_the_experiments_that_a_study_makes(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    runs: tuple[RunPlan, ...],
+    runs: Callable[[], Runs],
     loss: Callable[[RunPlan, str], float | None],
     activations: Callable[[RunPlan, int], dict[str, float]] | None,
     keys: set[str],
     words: list[str],
 ) -> None:
-    finished(runs, loss, activations, out=tmp_path)
+    finished(runs(), loss, activations, out=tmp_path)
     assert run_fit(tmp_path / "tiny", bootstrap=10, as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {"coordinates", "learning_rate", "invariance", "gamma"} & printed.keys() == keys
@@ -473,7 +429,7 @@ def test_fit_prints_the_experiments_that_a_study_makes(
 
 
 def test_failures_are_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    finished(SWEPT, lambda run, _: math.inf if rate(run) > 0.01 else 3 + rate(run), out=tmp_path)
+    finished(swept(), lambda run, _: math.inf if rate(run) > 0.01 else 3 + rate(run), out=tmp_path)
     assert run_fit(tmp_path / "tiny", bootstrap=10, as_json=True) == 0
     curve = json.loads(capsys.readouterr().out)["learning_rate"][0]["curves"][0]
     assert curve["losses"][-1] is None

@@ -88,7 +88,7 @@ def one_by_one(trainer, parameters) -> list[Estimates]:  # type: ignore[no-untyp
 
 def test_estimates_are_those_of_single_sequences_in_the_mean_and_of_any_layout(tmp_path: Path) -> None:
     write_run(tmp_path, BOUNDED)
-    groups = [(1, "shard", str(PROBES)), (2, "shard", "2"), (2, "replicate", "2")]
+    groups = [(1, "shard", str(PROBES)), (2, "shard", "2"), (2, "replicate", "2"), (2, "tensor", "2")]
     run_groups("tests.test_gradient_noise:estimate", groups, tmp_path)
     values, errors = msgspec.json.decode((tmp_path / "single.json").read_bytes(), type=list[Estimates])
     one = msgspec.json.decode((tmp_path / "shard-1-0.json").read_bytes(), type=list[Estimates])
@@ -101,7 +101,7 @@ def test_estimates_are_those_of_single_sequences_in_the_mean_and_of_any_layout(t
             assert error < (0.25 if field == "signal" else 0.12) * exact  # or the next line would say little
             assert abs(found.mean() - exact) < 3.5 * error
 
-    for layout in ("shard", "replicate"):
+    for layout in ("shard", "replicate", "tensor"):
         for rank in range(2):
             two = msgspec.json.decode((tmp_path / f"{layout}-2-{rank}.json").read_bytes(), type=list[Estimates])
             for expected, row in zip(one, two, strict=False):

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from compiler.compile import compile_study
 from compiler.plan import ParallelPlan, RunPlan
 from tests.ranks import run_groups
-from tests.tiny import STUDY, write_study
+from tests.tiny import STUDY, write_source
 
 STEPS, CHECKPOINT = 4, 2
 RESUMED = ", resumed"
@@ -26,25 +26,25 @@ LAYOUTS = {
     "shard 2": ParallelPlan(shard=2),
     "replicate 2": ParallelPlan(replicate=2),
     "tensor 2": ParallelPlan(tensor=2),
+    "tensor 2, recomputed, compiled": ParallelPlan(tensor=2, activation_checkpoint="full", compile=True),
     "shard 4": ParallelPlan(shard=4),
     "shard 2, replicate 2": ParallelPlan(shard=2, replicate=2),
     DIVIDED: ParallelPlan(shard=2, tensor=2),
-    "replicate 2, tensor 2, recomputed, compiled": ParallelPlan(
-        replicate=2, tensor=2, activation_checkpoint="full", compile=True
-    ),
+    "replicate 2, tensor 2, recomputed": ParallelPlan(replicate=2, tensor=2, activation_checkpoint="full"),
 }
 BFLOAT16 = {"one process, bfloat16": ParallelPlan(), "shard 2, tensor 2, bfloat16": LAYOUTS[DIVIDED]}
 
 
 class Curve(NamedTuple):
-    """What a run left: rows without what depends on the clock, gradients of the first step and final parameters by
-    name, and the dtypes of parameters and optimizer states."""
+    """What a run left: rows without what is a layout's own, gradients of the first step and final parameters by name,
+    the dtypes of parameters and optimizer states, and how many graphs were compiled."""
 
     metrics: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     gradients: dict[str, torch.Tensor]
     parameters: dict[str, torch.Tensor]
     dtypes: set[torch.dtype]
+    graphs: int
 
 
 def train(rank: int, ranks: int, folder: Path, *names: str) -> None:
@@ -65,7 +65,7 @@ def train(rank: int, ranks: int, folder: Path, *names: str) -> None:
         run = msgspec.json.decode((own / "run.json").read_bytes(), type=RunPlan)
         config = trainer_config(run, own, folder)
         config.compile.backend = "aot_eager"  # all of torch.compile but the C++ compiler, which takes a minute
-        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
         trainer = config.build()
         model, gradients = trainer.model_parts[0], {}
 
@@ -80,7 +80,8 @@ def train(rank: int, ranks: int, folder: Path, *names: str) -> None:
         moments = [state[key] for state in states for key in ("exp_avg", "exp_avg_sq")]
         if rank == 0:
             dtypes = {tensor.dtype for tensor in [*model.parameters(), *gradients.values(), *moments]}
-            torch.save((gradients, parameters, dtypes), own / "tensors.pt")
+            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            torch.save((gradients, parameters, dtypes, graphs), own / "tensors.pt")
         trainer.close()
 
 
@@ -94,9 +95,11 @@ def variant(run: RunPlan, parallel: ParallelPlan, dtype: str) -> RunPlan:
 def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Curve]:
     """All layouts' curves. Two processes cannot have the same number of rows of the vocabulary each."""
     folder = tmp_path_factory.mktemp("parallel")
-    text = STUDY.replace("width: 16, depth: 1, heads: 2", "width: 24, depth: 2, heads: 4")
-    text = text.replace("physical: 8", "physical: 16, micro: 2").replace("lr: 1e-2", "lr: 1e-2, clip: 0.5")
-    run = compile_study(write_study(folder, text)).runs[0]
+    write_source(folder / "data/text", {"text": 20}, sequences=80, lengths=(3, 9))
+    write_source(folder / "data/image", {"text": 20, "image": 8}, sequences=80)
+    text = STUDY.replace("physical: 8", "physical: 16, micro: 2").replace("lr: 1e-2", "lr: 1e-2, clip: 0.5")
+    (folder / "study.yaml").write_text(text)
+    run = compile_study(folder / "study.yaml").runs[0]
     assert run.vocabulary.size % 2 == 1
     run = replace(
         run,
@@ -119,8 +122,9 @@ def read(folder: Path) -> Curve:
     def rows(name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
-    clock = {"seconds", "tokens_per_second", "data_wait", "mfu"}
-    metrics = [{key: value for key, value in row.items() if key not in clock} for row in rows("metrics.jsonl")]
+    # The clock's, and what follows from the micro-batches' lengths.
+    own = {"seconds", "tokens_per_second", "data_wait", "mfu", "padding"}
+    metrics = [{key: value for key, value in row.items() if key not in own} for row in rows("metrics.jsonl")]
     return Curve(metrics, rows("eval.jsonl"), *torch.load(folder / "tensors.pt", weights_only=True))
 
 
@@ -143,6 +147,15 @@ def test_every_layout_has_the_same_curve(curves: dict[str, Curve], layout: str) 
     for name, gradient in one.gradients.items():
         assert torch.allclose(other.gradients[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max()), name
         assert other.parameters[name].shape == one.parameters[name].shape
+
+
+def test_blocks_and_loss_are_compiled_a_few_times_whatever_the_lengths(curves: dict[str, Curve]) -> None:
+    for name, curve in curves.items():
+        if LAYOUTS.get(name, ParallelPlan()).compile:
+            # Of one length and of any, with gradients and without.
+            assert 3 <= curve.graphs <= 8, name
+        else:
+            assert curve.graphs == 0, name
 
 
 def test_a_divided_model_resumes_bit_for_bit(curves: dict[str, Curve]) -> None:

@@ -1,16 +1,34 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from compiler.plan import RunPlan
 from studies.analysis.chinchilla import Law
 from studies.analysis.cli import run_report
 from studies.analysis.report import write_report
+from tests.experiments import (
+    RATES,
+    Loss,
+    Runs,
+    bent,
+    bowl,
+    dependence,
+    finished,
+    grows,
+    never,
+    rate,
+    rescaled,
+    sweeps,
+    swept,
+    watched,
+)
 from tests.synthetic import LAWS, make_study, modality
 
 STRANGE = "<script>window.broken = 1</script>"
@@ -141,6 +159,37 @@ def test_the_page_is_one_file_with_one_copy_of_vega(report: Path) -> None:
     assert 'href="http' not in html
     assert len(html) < 3_000_000
     assert (report.parent / "results.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("runs", "loss", "activations", "heading", "charts"),
+    [
+        # Sweeps of width and depth, with and without transfer, of 5 kinds of activation and the middle block.
+        (watched, never, grows(0.5, 0.5), "Coordinate check", 2 * 5 + 2 * 6),
+        (swept, bowl(lambda run: RATES[2 if run.model.width == 64 else 0]), None, "Learning-rate transfer", 2),
+        (swept, lambda run, _: math.inf if rate(run) > RATES[3] else 3.0, None, "Learning-rate transfer", 2),
+        (rescaled, dependence(0.01, 0.1, 0.4), None, "Batch invariance", 3),
+        (sweeps, bent(0.3), None, "The logical batch and the horizon", 2),
+    ],
+)
+def test_experiments_are_drawn_and_a_study_made_for_them_is_not_scolded_for_lacking_a_law(
+    browser: Browser,
+    tmp_path: Path,
+    runs: Callable[[], Runs],
+    loss: Loss,
+    activations: Callable[[RunPlan, int], dict[str, float]] | None,
+    heading: str,
+    charts: int,
+) -> None:
+    study = finished(runs(), loss, activations, noise=0.01, out=tmp_path)
+    page, said = open_report(browser, write_report(study.folder, bootstrap=20), "dark", 390)
+    section = page.locator("section").filter(has=page.get_by_role("heading", name=heading))
+    assert section.locator(".chart svg.marks").count() == charts
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    text = page.locator("main").inner_text()
+    assert "Not fitted" not in text
+    assert page.get_by_role("heading", name="The law").count() == 0
+    assert said == []
 
 
 def test_report_of_no_study_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,13 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.compile import compile_study
-from compiler.plan import MixStage, Noise, RunPlan
+from compiler.plan import MixStage, RunPlan
 from runtime.data import load
 from runtime.training.draws import uniform_rows, uniforms
 from runtime.training.loader import GRANULE, IGNORE_INDEX, NoisedLoader
-from runtime.training.noise import alpha, weight
 from runtime.training.stream import PADDING, Mix, Sequences, empty_rows
-from runtime.training.times import levels
 from specs.errors import SpecError
 from tests.tiny import STUDY, write_source, write_study
 
@@ -108,74 +106,6 @@ def test_uniforms_are_one_table(seed: int, start: int, rows: int, columns: int) 
 def test_any_rows_of_the_table_can_be_read(rows: list[int], columns: int) -> None:
     found = uniform_rows(3, 1, np.array(rows), columns)
     assert all(np.array_equal(own[None], uniforms(3, 1, row, 1, columns)) for row, own in zip(rows, found, strict=True))
-
-
-@given(st.integers(0, 1000), st.lists(st.integers(0, 2), min_size=1, max_size=64))
-def test_times_are_stratified_within_each_modality(step: int, modality: list[int]) -> None:
-    which = np.array(modality)
-    t = levels("lattice", 5, step, which, 3)
-    assert ((t > 0) & (t <= 1)).all()
-    for m in set(modality):
-        own = np.sort(t[which == m])
-        assert np.allclose(np.diff(own), 1 / len(own))
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> Noise:
-    """A schedule of straight lines from 1 down to 0."""
-    corners = draw(st.integers(0, 5))
-    inner = st.sets(st.integers(1, 999), min_size=corners, max_size=corners)
-    t, alphas = (sorted(value / 1000 for value in draw(inner)) for _ in range(2))
-    return Noise(kind="table", t=(0.0, *t, 1.0), alpha=(1.0, *reversed(alphas), 0.0))
-
-
-NOISES = (
-    st.sampled_from([Noise(kind="linear"), Noise(kind="cosine")])
-    | st.floats(0.25, 4).map(lambda power: Noise(kind="polynomial", power=power))
-    | st.floats(0, 0.5).map(lambda eps: Noise(kind="log-linear", eps=eps))
-    | tables()
-)
-
-
-@given(NOISES, st.integers(0, 2**31))
-def test_noise_weight_is_minus_alpha_prime_over_masked_share(noise: Noise, seed: int) -> None:
-    drawn = torch.from_numpy(np.random.default_rng(seed).uniform(0.05, 1, 50))
-    corners = torch.tensor([*noise.t[1:], 1.0], dtype=torch.float64)
-    t = torch.cat([drawn, corners]).requires_grad_()
-    kept = alpha(noise, t)
-    (slope,) = torch.autograd.grad(kept.sum(), t)
-    torch.testing.assert_close(weight(noise, t), -slope / (1 - kept), rtol=1e-6, atol=1e-9)
-
-
-@given(NOISES)
-def test_alpha_falls_from_one_to_its_end(noise: Noise) -> None:
-    kept = alpha(noise, torch.linspace(0, 1, 201, dtype=torch.float64))
-    assert (kept.diff() < 0).all()
-    end = noise.eps if noise.kind == "log-linear" else 0.0
-    torch.testing.assert_close(kept[[0, -1]], torch.tensor([1.0, end], dtype=torch.float64))
-
-
-@given(NOISES)
-def test_the_expected_weight_of_a_token_is_the_fall_of_alpha(noise: Noise) -> None:
-    """A token is masked with probability 1 - α and then has the weight: over t that is the integral of -α'."""
-    nodes, areas = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(64))
-    knots = torch.tensor(noise.t or (0.0, 1.0), dtype=torch.float64)
-    half = knots.diff()[:, None] / 2
-    t = knots[:-1, None] + half * (1 + nodes)
-    # A power below 1 has a pole in its slope at 0: integrate over u with t = u^8 instead.
-    jacobian = 8 * t**7
-    moved = t**8 if noise.kind == "polynomial" else t
-    terms = weight(noise, moved) * (1 - alpha(noise, moved))
-    total = (half * areas * terms * (jacobian if noise.kind == "polynomial" else 1)).sum()
-    ends = alpha(noise, torch.tensor([0.0, 1.0], dtype=torch.float64))
-    torch.testing.assert_close(total, ends[0] - ends[1], rtol=1e-6, atol=1e-9)
-
-
-def test_a_table_of_one_line_is_linear() -> None:
-    t = torch.tensor([1e-12, 0.3, 1.0], dtype=torch.float64)
-    table = Noise(kind="table", t=(0.0, 1.0), alpha=(1.0, 0.0))
-    torch.testing.assert_close(alpha(table, t), alpha(Noise(kind="linear"), t), rtol=0, atol=0)
-    torch.testing.assert_close(weight(table, t), weight(Noise(kind="linear"), t), rtol=1e-15, atol=0)
 
 
 @pytest.fixture

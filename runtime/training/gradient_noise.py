@@ -22,6 +22,7 @@ A probe costs one forward and backward pass over the step's sequences, and memor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -47,8 +48,12 @@ class GradientProbe:
 
     def __init__(self, run: RunPlan, loader: NoisedLoader) -> None:
         self.run, self.loader = run, loader
-        pairs = zip(run.modalities.values(), loader.sources, strict=True)
-        self.tokens = [expected_tokens(modality, source) for modality, source in pairs]
+
+    @cached_property
+    def tokens(self) -> list[float]:
+        """Expected number of tokens that can be scored of a sequence, by modality."""
+        pairs = zip(self.run.modalities.values(), self.loader.sources, strict=True)
+        return [expected_tokens(modality, source) for modality, source in pairs]
 
     def due(self, step: int) -> bool:
         """Whether the plan asks for an estimate before the update of `step`, the first of which is 1."""

@@ -19,6 +19,10 @@ from compiler.plan import Vocabulary
 LOGITS = 2**26
 """The most logits that are computed at a time while training: 256 MiB of them in float32."""
 
+PLAIN = 2**18
+"""Up to so many logits stand in memory whole: PyTorch's own cross-entropy takes fewer operations, each of them short.
+Above, chunks take no longer."""
+
 ALIGNED = 8
 """Rows of a chunk's logits start at multiples of so many values: matrix products are faster on accelerators."""
 
@@ -251,13 +255,14 @@ class Head(Linear):
             self.ids = tuple(((part.offset, part.offset + part.size), specials) for part in parts)
 
     def forward(self, input: torch.Tensor, targets: Targets | None = None) -> torch.Tensor | Scores:
-        """Logits (S, V) of hidden states (S, D); given targets, their scores instead where S · V is above `LOGITS`, and
+        """Logits (S, V) of hidden states (S, D); given targets, their scores instead where S · V is above `PLAIN`, and
         always from a head of kind `modality` or under tensor parallelism.
 
         A forward pass of its own, so that FSDP gathers the weight once, however many chunks there are.
         """
         cut = isinstance(self.weight, DTensor)
-        if targets is not None and (cut or self.ids is not None or input.shape[0] * self.out_features > LOGITS):
+        many = input.shape[0] * self.out_features > min(PLAIN, LOGITS)
+        if targets is not None and (many or cut or self.ids is not None):
             return chunked_scores(input, self.weight, targets, self.ids)
         if cut:
             whole = DTensor.from_local(input, self.weight.device_mesh, [Replicate()], run_check=False)

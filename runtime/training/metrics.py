@@ -78,11 +78,7 @@ class RunMetrics(MetricsProcessor):
 
     def reset_step(self) -> None:
         """Forget the sums of the step before."""
-        modalities = len(self.run.modalities)
-        self.loss_sums = torch.zeros(modalities, dtype=torch.float64)
-        self.token_sums = torch.zeros(modalities, dtype=torch.float64)
-        self.band_sums = torch.zeros(BANDS, dtype=torch.float64)
-        self.position_sums = torch.zeros(2, dtype=torch.float64)
+        self.sums: torch.Tensor | None = None
         self.before: list[torch.Tensor] = []
         self.gradient_noise: dict[str, GradientNoise] | None = None
 
@@ -111,11 +107,16 @@ class RunMetrics(MetricsProcessor):
         # On the host: CUDA has no deterministic bincount of weights.
         terms, row_of_term, modality_of_row = terms.double().cpu(), row_of_term.cpu(), modality_of_row.cpu()
         band_of_row = (time_of_row.cpu() * BANDS).ceil().long() - 1
-        self.loss_sums += torch.bincount(modality_of_row[row_of_term], terms, modalities)
-        self.token_sums += torch.bincount(modality_of_row, tokens_of_row.double().cpu(), modalities)
-        self.band_sums += torch.bincount(band_of_row[row_of_term], terms, BANDS)
-        self.position_sums[0] += int((inputs == self.run.vocabulary.specials["pad"]).sum())
-        self.position_sums[1] += inputs.numel()
+        padding = int((inputs == self.run.vocabulary.specials["pad"]).sum())
+        sums = torch.cat(
+            [
+                torch.bincount(modality_of_row[row_of_term], terms, modalities),
+                torch.bincount(modality_of_row, tokens_of_row.double().cpu(), modalities),
+                torch.bincount(band_of_row[row_of_term], terms, BANDS),
+                torch.tensor([padding, inputs.numel()], dtype=torch.float64),
+            ]
+        )
+        self.sums = sums if self.sums is None else self.sums + sums
 
     def remember_parameters(self) -> None:
         """Copy the parameters, so that the update that follows can be measured."""
@@ -158,8 +159,9 @@ class RunMetrics(MetricsProcessor):
     ) -> None:
         """Log one step, on all ranks together."""
         assert extra_metrics is not None
+        assert self.sums is not None
         parameter_norm, update_norm = self._norms()
-        sums = torch.cat([self.loss_sums, self.token_sums, self.band_sums, self.position_sums])
+        sums = self.sums
         mesh = self.parallel_dims.get_optional_mesh("loss")
         group = None if mesh is None else mesh.get_group()
         if mesh is not None:

@@ -44,9 +44,9 @@ def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
         .transform_filter("datum.modality === modality")
         .mark_line(strokeWidth=1.6)
         .encode(
-            x=log_axis("tokens", "training tokens", counts=True),
-            y=log_axis("loss", "training loss, nats per token"),
-            color=ordinal("size", "non-embedding parameters", study.runs["params_non_embedding"]),
+            x=_log("tokens", "training tokens", counts=True),
+            y=_log("loss", "training loss, nats per token"),
+            color=_ordinal("size", "non-embedding parameters", study.runs["params_non_embedding"]),
             detail="id:N",
             opacity=alt.when(size).then(alt.value(0.9)).otherwise(alt.value(0.08)),
             tooltip=[
@@ -81,17 +81,17 @@ def curve_rows(study: Study, points: int = MOST_POINTS) -> pl.DataFrame:
 
 def loss_against_flops(results: pl.DataFrame, modality: str) -> alt.LayerChart:
     """Held-out nelbo against training FLOPs, a line per size through its mean over seeds, a point per run."""
-    color = ordinal("size", "non-embedding parameters", results["params_non_embedding"])
+    color = _ordinal("size", "non-embedding parameters", results["params_non_embedding"])
     return _points_and_lines(
-        _points(results, modality), log_axis("flops", "training FLOPs", format=".1~e"), color, group="size"
+        _points(results, modality), _log("flops", "training FLOPs", format=".1~e"), color, group="size"
     )
 
 
 def loss_against_tokens(results: pl.DataFrame, modality: str) -> alt.LayerChart:
     """Held-out nelbo against training tokens, a line per size through its mean over seeds, a point per run."""
-    color = ordinal("size", "non-embedding parameters", results["params_non_embedding"])
+    color = _ordinal("size", "non-embedding parameters", results["params_non_embedding"])
     return _points_and_lines(
-        _points(results, modality), log_axis("tokens", "training tokens", counts=True), color, group="size"
+        _points(results, modality), _log("tokens", "training tokens", counts=True), color, group="size"
     )
 
 
@@ -101,22 +101,22 @@ def law(results: pl.DataFrame, modality: str, fitted: Fit, count: Count) -> alt.
     sizes = rows["N"].to_numpy()
     x = np.geomspace(sizes.min() / 1.3, sizes.max() * 1.3, 48)
     curves = []
-    for tokens in spread(rows["tokens"].unique().sort().to_list(), MOST_CURVES):
+    for tokens in _spread(rows["tokens"].unique().sort().to_list(), MOST_CURVES):
         line = {"N": x, "nelbo": fitted.law(x, np.full_like(x, tokens))}
         if len(fitted.samples):
             line["low"], line["high"] = fitted.band(x, np.full_like(x, tokens))
         curves.append(pl.DataFrame(line).with_columns(budget=pl.lit(format_quantity(tokens))))
     law_rows = pl.concat(curves)
     what = "non-embedding parameters" if count == "non_embedding" else "parameters"
-    color = ordinal("budget", "tokens", results["tokens"])
-    base = alt.Chart(law_rows).encode(x=log_axis("N", what, counts=True), color=color)
+    color = _ordinal("budget", "tokens", results["tokens"])
+    base = alt.Chart(law_rows).encode(x=_log("N", what, counts=True), color=color)
     layers = [base.mark_line(strokeWidth=1.6).encode(y=nelbo_axis())]
     if len(fitted.samples):
         layers.insert(0, base.mark_area(opacity=0.18).encode(y=nelbo_axis("low"), y2="high:Q"))
     points = (
         alt.Chart(rows)
         .mark_point(filled=True, size=48, opacity=1)
-        .encode(x=log_axis("N", what, counts=True), y=nelbo_axis(), color=color, tooltip=_tooltip())
+        .encode(x=_log("N", what, counts=True), y=nelbo_axis(), color=color, tooltip=_tooltip())
     )
     return alt.layer(*layers, points).properties(height=HEIGHT, width="container")
 
@@ -167,10 +167,10 @@ def _tooltip() -> list[alt.Tooltip]:
 
 def nelbo_axis(field: str = "nelbo") -> alt.Y:
     """Held-out nelbo on a logarithmic vertical axis."""
-    return log_axis(field, "held-out nelbo, nats per token", channel=alt.Y)
+    return _log(field, "held-out nelbo, nats per token", channel=alt.Y)
 
 
-def log_axis(field: str, title: str, counts: bool = False, format: str = "", channel: Any = None) -> Any:
+def _log(field: str, title: str, counts: bool = False, format: str = "", channel: Any = None) -> Any:
     """A logarithmic axis that fits its data and keeps few, readable labels."""
     axis: dict[str, Any] = {"title": title, "tickCount": 5, "labelOverlap": "greedy", "labelSeparation": 8}
     if counts:
@@ -183,8 +183,7 @@ def log_axis(field: str, title: str, counts: bool = False, format: str = "", cha
     return made(f"{field}:Q", axis=alt.Axis(**axis), scale=alt.Scale(type="log", nice=False, padding=12))
 
 
-def ordinal(field: str, title: str, values: pl.Series) -> alt.Color:
-    """Colour by the formatted numbers in `field`, in the order of the numbers themselves."""
+def _ordinal(field: str, title: str, values: pl.Series) -> alt.Color:
     ordered = [format_quantity(v) for v in values.unique().sort().to_list()]
     return alt.Color(f"{field}:O", title=title, sort=list(dict.fromkeys(ordered)), legend=alt.Legend(symbolOpacity=1))
 
@@ -193,8 +192,7 @@ def _labels(column: str) -> pl.Expr:
     return pl.col(column).map_elements(format_quantity, return_dtype=pl.String)
 
 
-def spread(values: list[float], most: int) -> list[float]:
-    """At most `most` of the values, the ends among them."""
+def _spread(values: list[float], most: int) -> list[float]:
     if len(values) <= most:
         return values
     return [values[round(k)] for k in np.linspace(0, len(values) - 1, most)]

@@ -50,7 +50,7 @@ def activations(sweep: Sweep, kind: str) -> alt.Chart:
             x=_sizes("size", sweep.along, list(sweep.sizes)),
             y=alt.Y(
                 "rms:Q",
-                axis=alt.Axis(title="rms", format=".1~g", values=ticks),
+                axis=alt.Axis(title="rms", format=".3~g", values=ticks, tickCount=len(ticks)),
                 scale=alt.Scale(type="log", nice=False, padding=6, domain=domain),
             ),
             color=color,
@@ -242,7 +242,10 @@ def _sizes(field: str, title: str, values: list[Any]) -> alt.X:
 
 def _at(field: str, title: str, values: list[Any], **labels: Any) -> alt.X:
     """A logarithmic axis labelled at the values themselves, such as the points of a grid."""
-    axis = alt.Axis(title=title, values=values, labelOverlap="greedy", labelSeparation=6, **labels)
+    # Without a count of its own the theme's would thin the values out.
+    axis = alt.Axis(
+        title=title, values=values, tickCount=len(values), labelOverlap="greedy", labelSeparation=6, **labels
+    )
     return alt.X(f"{field}:Q", axis=axis, scale=alt.Scale(type="log", nice=False, padding=12))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from specs.quantities import format_quantity
 from studies.analysis.coordinates import Sweep
 from studies.analysis.experiments import Experiments
-from studies.analysis.gamma import Gamma
+from studies.analysis.gamma import NEAR, Gamma
 from studies.analysis.invariance import AIM, Invariance, Losses
 from studies.analysis.learning_rate import Curve, Transfer
 from studies.analysis.results import MIX
@@ -68,7 +68,7 @@ def coordinates_table(sweep: Sweep) -> Found:
 
 
 def sweep_title(sweep: Sweep) -> str:
-    """Such as: Over width at depth 2, width and depth transferred."""
+    """Such as: Over width at depth 2, with CompleteP."""
     other = "depth" if sweep.along == "width" else "width"
     return _joined(f"Over {sweep.along} at {other} {sweep.other}", sweep.rule, sweep.setting)
 
@@ -83,7 +83,7 @@ def learning_rate_table(transfer: Transfer) -> Found:
 
 
 def transfer_title(transfer: Transfer) -> str:
-    """Such as: Learning rates, width and depth transferred."""
+    """Such as: Learning rates, with CompleteP."""
     return _joined("Learning rates", transfer.rule, transfer.setting)
 
 
@@ -95,7 +95,7 @@ def _curve_row(curve: Curve) -> tuple[Cell, ...]:
     else:
         verdict = Verdict("transfers" if curve.within else "moved", curve.within)
     return (
-        f"{curve.width} × {curve.depth}",
+        f"{curve.width}\u00a0×\u00a0{curve.depth}",
         _number(curve.best) + (" (edge)" if curve.edge else ""),
         _number(curve.vertex),
         NONE if curve.steps is None else _signed(curve.steps, "d"),
@@ -163,7 +163,7 @@ def gamma_table(found: Gamma) -> Found:
         is_held = held is not None and horizon.tokens == held.tokens
         rows.append(
             (
-                format_quantity(horizon.tokens) + (" (held out)" if is_held else ""),
+                format_quantity(horizon.tokens) + ("\nheld out" if is_held else ""),
                 NONE if horizon.best is None else _stacked(horizon.best, horizon.interval, "{:.3g}"),
                 NONE if found.gamma is None else f"{found.law(horizon.tokens):.3g}",
                 f"{horizon.runs}" + (f" ({horizon.failed} failed)" if horizon.failed else ""),
@@ -191,6 +191,9 @@ def _gamma_said(found: Gamma) -> list[str]:
         low, high = found.interval or (found.gamma, found.gamma)
         inside = "inside" if low <= found.study_gamma <= high else "outside"
         said.append(f"The study's own transfer has γ = {found.study_gamma:g}, {inside} the interval.")
+    if found.near is not None:
+        near = _with_interval(found.near, found.near_interval, "{:.2f}")
+        said.append(f"Parabolas through the batches within {NEAR} grid steps of the lowest alone give γ = {near}.")
     held = found.held_out
     if held is None:
         return said

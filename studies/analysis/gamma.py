@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +28,8 @@ FEWEST_BATCHES = 4
 FEWEST_HORIZONS = 3
 HELD_OUT_FROM = 4
 """Horizons from which on the longest is held out of the fit."""
+NEAR = 2
+"""Grid steps on either side of the lowest mean that hold five batches, of which a parabola leaves two to judge it."""
 SURE = 0.9
 """Share of resamples that must bend up for an optimum to be trusted."""
 
@@ -103,8 +105,10 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
 class Gamma(msgspec.Struct, frozen=True, kw_only=True):
     """The law log B̃* = log `batch` + γ log(D / `tokens`) through the optima of the fitted horizons.
 
-    `gamma` is None where fewer than two horizons have an optimum; `interval` is the central 90 % of a bootstrap;
-    `study_gamma` the γ of the study's own transfer. `warnings` says where the data are too weak.
+    `gamma` is None where fewer than two horizons have an optimum; `interval` is the central 90 % of a bootstrap. `near`
+    and its interval are γ again, each parabola now through the batches within `NEAR` grid steps of its lowest mean
+    alone: where it is another number, the curves are no parabolas over the whole grid. `study_gamma` is the γ of the
+    study's own transfer, None where it names none. `warnings` says where the data are too weak.
     """
 
     width: int
@@ -113,6 +117,8 @@ class Gamma(msgspec.Struct, frozen=True, kw_only=True):
     horizons: tuple[Horizon, ...]
     gamma: float | None
     interval: Interval | None
+    near: float | None
+    near_interval: Interval | None
     tokens: float
     batch: float | None
     study_gamma: float | None
@@ -159,6 +165,7 @@ class _Sweep:
     """One horizon as arrays: x = log(B̃ / center) and loss of the finite runs, the curve and resampled curves (K, 3)."""
 
     def __init__(self, tokens: float, runs: list[RunPlan], ended: Outcomes, bootstrap: int, seed: int) -> None:
+        self.whole = (runs, ended, bootstrap, seed)
         known = [(run.batch.logical, ended[run.id][MIX]) for run in runs if MIX in ended.get(run.id, {})]
         self.tokens = tokens
         self.planned = sorted({run.batch.logical for run in runs})
@@ -187,6 +194,13 @@ class _Sweep:
         self.residual = float(np.sqrt(np.mean(residuals**2)))
         drawn = np.random.default_rng(seed).integers(len(x), size=(bootstrap, len(x)))
         self.curves = (smooth + residuals[drawn]) @ solve.T
+
+    def near(self) -> _Sweep:
+        """The sweep of the batches within `NEAR` grid steps of the lowest mean."""
+        runs, ended, bootstrap, seed = self.whole
+        place = self.batches.index(min(zip(self.means, self.batches, strict=True))[1])
+        window = self.batches[max(place - NEAR, 0) : place + NEAR + 1]
+        return _Sweep(self.tokens, [run for run in runs if run.batch.logical in window], ended, bootstrap, seed)
 
     def optima(self) -> Array:
         """log B̃* of each resampled curve (K,), NaN where it does not bend up."""
@@ -240,13 +254,8 @@ def _fit(sweeps: Sequence[_Sweep], width: int, depth: int, setting: str, own: Tr
     horizons = [sweep.summary() for sweep in sweeps]
     held = len(sweeps) - 1 if len(sweeps) >= HELD_OUT_FROM else None
     fitting = [sweep for k, sweep in enumerate(sweeps) if k != held and sweep.best is not None]
-    middle = float(np.exp(np.mean([math.log(sweep.tokens) for sweep in fitting]))) if fitting else sweeps[0].tokens
-    x = np.log([sweep.tokens for sweep in fitting]) - math.log(middle)
-    line: Array | None = None
-    lines = np.empty((0, 2))
-    if len(fitting) >= 2:
-        line = _line(x, np.array([[sweep.best for sweep in fitting]], float))[0]
-        lines = _line(x, np.stack([sweep.optima() for sweep in fitting], axis=1))
+    middle, line, lines = _power_law(fitting)
+    near = _power_law([one for sweep in fitting if (one := sweep.near()).best is not None])
     gamma = Gamma(
         width=width,
         depth=depth,
@@ -254,6 +263,8 @@ def _fit(sweeps: Sequence[_Sweep], width: int, depth: int, setting: str, own: Tr
         horizons=tuple(horizons),
         gamma=None if line is None else float(line[1]),
         interval=_interval(lines[:, 1]),
+        near=None if near.line is None else float(near.line[1]),
+        near_interval=_interval(near.lines[:, 1]),
         tokens=middle,
         batch=None if line is None else math.exp(line[0]),
         study_gamma=None if own is None else own.gamma,
@@ -263,6 +274,25 @@ def _fit(sweeps: Sequence[_Sweep], width: int, depth: int, setting: str, own: Tr
     if held is None or line is None or horizons[held].best is None:
         return gamma
     return msgspec.structs.replace(gamma, held_out=_held_out(gamma, sweeps, held, lines, own))
+
+
+class _PowerLaw(NamedTuple):
+    """log B̃* = line[0] + line[1] · log(D / middle), `lines` (K, 2) those of the resamples; no line for one horizon."""
+
+    middle: float
+    line: Array | None
+    lines: Array
+
+
+def _power_law(sweeps: Sequence[_Sweep]) -> _PowerLaw:
+    """Through the optima of `sweeps`, each of which has one."""
+    logs = np.log([sweep.tokens for sweep in sweeps])
+    if len(sweeps) < 2:
+        return _PowerLaw(float(np.exp(logs.mean())) if len(logs) else 1.0, None, np.empty((0, 2)))
+    x = logs - logs.mean()
+    line = _line(x, np.array([[sweep.best for sweep in sweeps]], float))[0]
+    lines = _line(x, np.stack([sweep.optima() for sweep in sweeps], axis=1))
+    return _PowerLaw(float(np.exp(logs.mean())), line, lines)
 
 
 def _line(x: Array, y: Array) -> Array:

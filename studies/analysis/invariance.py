@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr
 
 from compiler.plan import RunPlan
 from studies.analysis.chinchilla import LEVEL, Array
@@ -86,8 +87,10 @@ def batch_invariance(study: Study, bootstrap: int = 1000, seed: int = 0) -> tupl
     ended: Outcomes | None = None
     found = []
     for (tokens, (width, depth), setting), members in sorted(groups.items(), key=lambda entry: str(entry[0])):
-        for logical in sorted({run.batch.logical for run in members}):
-            scaled = [run for run in members if run.batch.logical == logical]
+        by_logical: dict[float, list[RunPlan]] = {}
+        for run in members:
+            by_logical.setdefault(run.batch.logical, []).append(run)
+        for logical, scaled in sorted(by_logical.items()):
             if len({run.batch.physical for run in scaled}) < FEWEST:
                 continue
             ended = outcomes(study) if ended is None else ended
@@ -252,9 +255,7 @@ def _noise_spread(noise: float | None, counts: npt.NDArray[np.int64]) -> float |
     """The expected range of as many means of normal noise as there are batches (Tippett's integral)."""
     if noise is None or len(counts) < 2:
         return None
-    from scipy.stats import norm
-
     z = np.linspace(-8, 8, 2001)
-    below = norm.cdf(z)
+    below = ndtr(z)
     expected = float(np.trapezoid(1 - below ** len(counts) - (1 - below) ** len(counts), z))
     return expected * noise * float(np.sqrt(np.mean(1 / counts)))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import polars as pl
-
 from studies.analysis.results import MIX, Study
 
 Outcomes = dict[str, dict[str, float]]
@@ -30,9 +28,3 @@ def outcomes(study: Study) -> Outcomes:
             lost = [name for name in run.modalities if name not in found and (run.id, name) in evaluated]
             ended[run.id] = {**found, **dict.fromkeys((MIX, *lost) if lost else (), math.inf)}
     return ended
-
-
-def failed_runs(study: Study) -> dict[str, str]:
-    """Name to reason of every run that failed."""
-    failed = study.runs.filter(pl.col("state") == "failed")
-    return {run["name"] or run["id"]: run["reason"] for run in failed.iter_rows(named=True)}

@@ -15,7 +15,7 @@ Shape = tuple[int, int]
 Setting = tuple[tuple[str, int | float | str | bool | None], ...]
 """Values of the axes that are held fixed, by path."""
 
-TRANSFERRED, PLAIN = "width and depth transferred", "no transfer in width and depth"
+TRANSFERRED, PLAIN = "with CompleteP", "without CompleteP"
 """The two rules by which runs of several shapes can be set up."""
 BATCH_PATHS = ("batch", "transfer", "tokens", "model.width", "model.depth")
 """Paths that a study of the batch varies, or compares apart."""
