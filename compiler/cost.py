@@ -83,6 +83,17 @@ def masked_share(noise: Noise) -> float:
             raise ValueError(f"unknown noise schedule {noise.kind!r}")
 
 
+def masked_share_by_importance(noise: Noise, tokens: float) -> float:
+    """The share of a sequence of `tokens` tokens that is masked on average where times are drawn by the loss weight.
+
+    The masked share p itself then has a density in proportion to √(1 + (1 - p) / (n p)) up to 1 - α(1), whatever the
+    schedule. What is learned from there on is near it.
+    """
+    c = max(tokens - 1, 1e-6)
+    x = math.asinh(math.sqrt(c * (1 - noise.eps)))
+    return (math.sinh(4 * x) / 8 - x / 2) / (2 * c) / (x + math.sinh(2 * x) / 2)
+
+
 def shard_shape(module: Module, parallel: ParallelPlan) -> tuple[int, ...]:
     """Shape of rank 0's part of a parameter: tensor parallelism cuts its `cut` dimension into chunks of
     ⌈size / tensor⌉, of which the last processes may have less or nothing, and FSDP then the first dimension likewise.

@@ -180,7 +180,13 @@ class Compiler:
             lambda: _epochs(modalities, manifests, composition, drawn, length), "epochs", (drawn,), modalities
         )
         scored = self._once(
-            lambda: _scored(mixed, manifests, vocabulary, shape, base.head), "scored", (), mixed, shape, base.head
+            lambda: _scored(mixed, manifests, vocabulary, shape, base.head, base.time.importance),
+            "scored",
+            (),
+            mixed,
+            shape,
+            base.head,
+            base.time,
         )
         positions = float(length * drawn)
         flops = cost.position_flops(shape).total * positions
@@ -291,6 +297,7 @@ def _scored(
     vocabulary: Vocabulary,
     shape: Shape,
     head: Literal["full", "modality"],
+    importance: Literal["none", "weight", "learned"],
 ) -> float:
     """Share of all positions' logits that the head computes: at masked positions, over the vocabulary or, for
     `modality`, over a segment's own part of it and the special tokens."""
@@ -299,7 +306,11 @@ def _scored(
         segments = manifests[name].segments
         tokens = sum(segment.tokens for segment in segments)
         for segment in segments:
-            masked = cost.masked_share(plan.noise.segments.get(segment.vocabulary, plan.noise))
+            noise = plan.noise.segments.get(segment.vocabulary, plan.noise)
+            by_schedule = importance == "none"
+            masked = (
+                cost.masked_share(noise) if by_schedule else cost.masked_share_by_importance(noise, plan.mean_tokens)
+            )
             computed = 1.0 if head == "full" else _reach(segment.vocabulary, vocabulary)
             total += plan.share * plan.mean_tokens / shape.positions * segment.tokens / tokens * masked * computed
     return total

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,9 @@ from compiler.compile import compile_study
 from compiler.layout import Shape, modules, shape_of, table
 from compiler.plan import Noise, ParallelPlan, RunPlan
 from compiler.shape import default_ffn
+from runtime.training.importance import ByWeight
 from runtime.training.model import MaskedDiffusionModel, model_config
-from runtime.training.noise import alpha
+from runtime.training.noise import alpha, masked
 from runtime.training.objective import MaskedDiffusionLoss
 from runtime.training.parallelize import parallelize
 from runtime.training.trainer import activation_checkpoint, trainer_config
@@ -213,6 +215,16 @@ noises = st.one_of(
 def test_the_masked_share_is_the_mean_of_what_the_schedule_masks(noise: Noise) -> None:
     t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     assert cost.masked_share(noise) == pytest.approx(float((1 - alpha(noise, t)).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+@pytest.mark.parametrize("tokens", [1.0, 4.0, 100.0])
+def test_the_masked_share_by_importance_is_the_mean_of_what_is_drawn(tokens: float, eps: float) -> None:
+    noise = Noise(kind="log-linear", eps=eps)
+    levels = (np.arange(20_000) + 0.5) / 20_000
+    t, _ = ByWeight(noise, tokens).draw(levels)
+    share = float(masked(noise, torch.from_numpy(t)).mean())
+    assert cost.masked_share_by_importance(noise, tokens) == pytest.approx(share, abs=1e-3)
 
 
 def test_an_unknown_noise_schedule_has_no_masked_share() -> None:

@@ -244,6 +244,8 @@ def test_few_logits_are_those_of_the_matrix_to_the_bit() -> None:
     with at_a_time(20 * 30 - 1):
         assert isinstance(head(hidden, targets), Scores)
         assert torch.equal(head(hidden), F.linear(hidden, head.weight))
+    hidden, _, targets, _ = problem(head_module.PLAIN // 30 + 1, 8, 30, torch.float32)
+    assert isinstance(head(hidden, targets), Scores)
 
 
 MIXED = """\

@@ -97,7 +97,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Curve]:
     folder = tmp_path_factory.mktemp("parallel")
     write_source(folder / "data/text", {"text": 20}, sequences=80, lengths=(3, 9))
     write_source(folder / "data/image", {"text": 20, "image": 8}, sequences=80)
-    text = STUDY.replace("physical: 8", "physical: 16, micro: 2").replace("lr: 1e-2", "lr: 1e-2, clip: 0.5")
+    text = STUDY.replace("physical: 8", "physical: 16, micro: 2").replace("lr: 1e-2", "lr: 1e-2, clip: 0.3")
     (folder / "study.yaml").write_text(text)
     run = compile_study(folder / "study.yaml").runs[0]
     assert run.vocabulary.size % 2 == 1
@@ -141,7 +141,7 @@ def same(row: Any, other: Any, tolerance: float) -> bool:
 def test_every_layout_has_the_same_curve(curves: dict[str, Curve], layout: str) -> None:
     one, other = curves[ONE], curves[layout]
     assert [row["step"] for row in one.metrics] == list(range(1, STEPS + 1))
-    assert min(row["grad_norm"] for row in one.metrics) > 0.5  # every step is clipped
+    assert min(row["grad_norm"] for row in one.metrics) > 0.3  # every step is clipped
     assert same(other.metrics, one.metrics, 1e-5)
     assert same(other.evaluations, one.evaluations, 1e-5)
     for name, gradient in one.gradients.items():

@@ -35,6 +35,8 @@ def parallelize(
     if ac_config is not None:
         ac_config.build(dump_folder=dump_folder).apply(model)
     if compile_config.enable and "model" in compile_config.components:
+        # Kinds of masks, lengths (one or any) and gradients multiply, and one graph too many would end the run.
+        torch._dynamo.config.recompile_limit = 64
         apply_compile(model, compile_config=compile_config, parallel_dims=parallel_dims)
     if parallel_dims.world_size == 1 and training.mixed_precision_param == "float32":
         return model
