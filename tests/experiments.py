@@ -53,7 +53,8 @@ def grows(width: float, depth: float) -> Callable[[RunPlan, int], dict[str, floa
 
     def activations(run: RunPlan, step: int) -> dict[str, float]:
         factor = 1.0 if scaled(run) else (run.model.width / 64) ** width * (run.model.depth / 2) ** depth
-        blocks = {f"block.{n}": factor * (n + 1) for n in range(run.model.depth)}
+        # Blocks add up: what has passed the same share of them is compared.
+        blocks = {f"block.{n}": factor * (n + 1) / run.model.depth for n in range(run.model.depth)}
         return {"embedding": 1.0, **blocks, "final": 1.0, "logits": 0.0 if step == 1 else factor * step}
 
     return activations

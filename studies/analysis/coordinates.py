@@ -137,8 +137,6 @@ def _sweep(
     kinds = {run.id: [_kinds(logged[run.id][step]) for step in steps] for run in runs}
     first = kinds[runs[0].id][0]
     names = [kind for kind in first if all(kind in row for rows in kinds.values() for row in rows)]
-    if max(run.model.depth for run in runs) < 3:
-        names = [kind for kind in names if kind != "middle block"]
     slopes, means = [], {}
     size_of_run = np.array([shape_of(run)[place] for run in runs], float)
     for kind in names:
@@ -179,13 +177,14 @@ def _slope(kind: str, step: int, x: Array, y: Array, mean: Array) -> Slope:
 
 
 def _kinds(activations: Mapping[str, float]) -> dict[str, float]:
-    """Activations by kind: of the blocks, the first, the middle and the last."""
+    """Activations by kind: of the blocks, what the first half of them hands on, and what all do. A block by its number
+    is another share of a deeper model, and grows less by then."""
     kinds = {name: value for name, value in activations.items() if _block(name) is None}
     blocks = [value for name, value in activations.items() if _block(name) is not None]
     if not blocks:
         return kinds
     first, *rest = kinds
-    inner = {"first block": blocks[0], "middle block": blocks[len(blocks) // 2], "last block": blocks[-1]}
+    inner = {"half of the blocks": blocks[(len(blocks) - 1) // 2], "all blocks": blocks[-1]}
     return {first: kinds[first], **inner, **{name: kinds[name] for name in rest}}
 
 
