@@ -10,6 +10,13 @@ from typing import NamedTuple
 from compiler.layout import Module, Shape, modules
 from compiler.plan import Memory, Noise, ParallelPlan, Parameters
 
+LOGITS = 2**26
+"""The most logits that are computed at a time while training: 256 MiB of them in float32."""
+
+PLAIN = 2**18
+"""Up to so many logits of a micro-batch stand in memory whole: PyTorch's own cross-entropy takes fewer operations, each
+of them short. Above, chunks take no longer."""
+
 
 class PositionFlops(NamedTuple):
     """Training FLOPs (forward and backward) at one position of a sequence; `head` is part of `total`."""
@@ -115,15 +122,18 @@ def activations(shape: Shape, micro: int, parallel: ParallelPlan, dtype: str) ->
       feed-forward pair (one); q and k before and after norm and rotation; v; attention's output; of the SwiGLU both
       projections, the activation and the product; float32 statistics of norms and softmax;
     - under `full` the block's input only, e · w;
-    - per position e · 2 w of the final norm and the head, float32 log-probabilities, 4 V, and 40 of indices and
-      weights; per layer and sequence a mask of L, and per layer a float32 rotary table of L · 2 w / N, for any batch.
+    - per position e · w of the final norm and 40 of indices and weights; where at most `PLAIN` logits stand whole also
+      e · w of the head and float32 log-probabilities, 4 V;
+    - per layer a float32 rotary table of L · 2 w / N, for any batch.
     In float32 each norm keeps its normalised values too, 4 w more in a layer and w at the end: PyTorch computes it from
     parts on a CPU, which is where float32 runs are at home. bfloat16 is counted with an accelerator's fused kernel.
 
     Tensor parallelism divides what has a head's, the feed-forward pair's or the vocabulary's dimension.
 
-    The backward pass is widest either at the head, with two gradients of 4 V beside all that was kept, or in a block,
-    with three gradients of f; under `full` what that block computes again comes on top.
+    Beside all that was kept, the head has two gradients of 4 V, or in chunks at most `LOGITS` logits (in bfloat16 in
+    both precisions), a float32 gradient of its weight (and then its copy in `dtype`), and e · 5 w: hidden states before
+    and after the final norm, the head's input, and its gradient, of all and of a chunk. The backward pass of a block
+    has three gradients of f; under `full` what that block computes again comes on top.
     """
     width, ffn, heads = shape.width, shape.ffn / parallel.tensor, shape.heads / parallel.tensor
     inner, vocabulary, positions = width / parallel.tensor, shape.vocabulary / parallel.tensor, shape.positions
@@ -131,13 +141,21 @@ def activations(shape: Shape, micro: int, parallel: ParallelPlan, dtype: str) ->
     parts = 0 if dtype == "bfloat16" else 1
     block = element * ((4 + 2 * parts) * width + (6 + 2 * parts) * inner + 4 * ffn + 1) + 4 * (3 * heads + 2)
     kept = block if parallel.activation_checkpoint == "none" else element * width
-    head = element * (2 + parts) * width + 4 * vocabulary
-    backward = 3 * element * ffn + block - kept
     tables = 4 * shape.depth * positions * 2 * shape.head_dim
     count = micro * positions
+    norm = element * (1 + parts) * width
+    if parallel.tensor == 1 and count * vocabulary <= PLAIN:
+        head = norm + element * width + 4 * vocabulary
+        scoring = count * 8 * vocabulary
+    else:
+        head = norm
+        logits, copies = min(count * vocabulary, LOGITS), vocabulary * width
+        both = (4 * logits, 0) if element == 4 else (6 * logits, 2 * copies)
+        scoring = count * element * 5 * width + 4 * copies + max(both)
+    backward = 3 * element * ffn + block - kept
     return Activations(
         saved=math.ceil(count * (shape.depth * kept + head + 40)) + tables,
-        working=math.ceil(count * max(8 * vocabulary, backward - head)),
+        working=math.ceil(max(scoring, count * (backward - head))),
     )
 
 
@@ -151,7 +169,7 @@ def gathered(shape: Shape, parallel: ParallelPlan, dtype: str) -> int:
     gradient in `dtype`, the gradient in float32 on its way into the reduction, and the float32 shard that comes out of
     it: two of those where replicas then add up theirs.
     """
-    if parallel.data_ranks == 1 and dtype == "float32":
+    if parallel.ranks == 1 and dtype == "float32":
         return 0
     element = 2 if dtype == "bfloat16" else 4
     root = block = embedding = head = 0

@@ -31,6 +31,7 @@ from compiler.compile import compile_study
 from compiler.layout import Shape, modules, shape_of, table
 from compiler.plan import Noise, ParallelPlan, RunPlan
 from compiler.shape import default_ffn
+from runtime.training.head import Targets
 from runtime.training.importance import ByWeight
 from runtime.training.model import MaskedDiffusionModel, model_config
 from runtime.training.noise import alpha, masked
@@ -94,18 +95,24 @@ def built(run: RunPlan, device: str, checkpoint: str = "none", dtype: torch.dtyp
     return model
 
 
-def loss_of(model: MaskedDiffusionModel, shape: Shape, micro: int, scored: int) -> torch.Tensor:
-    """The objective on a micro-batch of which `scored` positions are masked."""
+def loss_of(model: MaskedDiffusionModel, shape: Shape, micro: int, scored: int, *, whole: bool = False) -> torch.Tensor:
+    """The objective on a micro-batch of which `scored` positions are masked; with the `whole` logits at once where
+    operations are counted: PyTorch's counter knows none that write into given memory."""
     device = model.lm_head.weight.device
     tokens = torch.zeros(micro, shape.positions, dtype=torch.long, device=device)
     places = torch.zeros(scored, dtype=torch.long, device=device)
     document = torch.zeros(micro, shape.positions, dtype=torch.int32, device=device)
-    logits = model(tokens, document=document, code_index=torch.zeros_like(tokens), scored=places)
     weights = torch.ones(scored, device=device)
-    total = torch.ones((), dtype=torch.long, device=device)
-    loss, _ = MaskedDiffusionLoss.Config().build(compile_config=None)(
-        logits, tokens.flatten()[places], total, weights=weights
+    targets = Targets(tokens.flatten()[places], weights)
+    scores = model(
+        tokens,
+        document=document,
+        code_index=torch.zeros_like(tokens),
+        scored=places,
+        targets=None if whole else targets,
     )
+    total = torch.ones((), dtype=torch.long, device=device)
+    loss, _ = MaskedDiffusionLoss.Config().build(compile_config=None)(scores, targets.labels, total, weights=weights)
     return loss
 
 
@@ -150,7 +157,7 @@ def demo_shapes() -> list[Shape]:
 def test_model_flops_are_what_pytorch_counts(tiny: RunPlan, shape: Shape) -> None:
     model = built(shaped(tiny, shape), "meta")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        loss_of(model, shape, 2, 2 * shape.positions).backward()
+        loss_of(model, shape, 2, 2 * shape.positions, whole=True).backward()
     counted = counter.get_total_flops() / (2 * shape.positions)
     assert cost.position_flops(shape).total == pytest.approx(counted, rel=0.01)
     # Each part by itself, too: an error in one must not hide in the others.
@@ -179,7 +186,7 @@ def test_hardware_flops_are_what_is_executed(tiny: RunPlan, shape: Shape, share:
     model = built(shaped(tiny, shape), "cpu", checkpoint)
     positions = 2 * shape.positions
     with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
-        loss_of(model, shape, 2, int(share * positions)).backward()
+        loss_of(model, shape, 2, int(share * positions), whole=True).backward()
     assert any("flash_attention" in str(operator) for operator in counter.get_flop_counts()["Global"])
     assert cost.hardware_flops(shape, share, checkpoint) == pytest.approx(
         counter.get_total_flops() / positions, rel=0.01
@@ -192,7 +199,7 @@ def test_masked_only_heads_save_what_hardware_flops_says(tiny: RunPlan) -> None:
 
     def counted(scored: int) -> float:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            loss_of(model, shape, 1, scored).backward()
+            loss_of(model, shape, 1, scored, whole=True).backward()
         return counter.get_total_flops() / shape.positions
 
     saved = cost.hardware_flops(shape, 1.0, "none") - cost.hardware_flops(shape, 0.5, "none")

@@ -88,8 +88,8 @@ def held_out(run: RunPlan, name: str, data_root: Path) -> tuple[MaskedSet, Maske
         return MaskedSet(tokens, code_index, real, masked, weights, candidates.sum(axis=1), number, modality.packed)
 
     whole = masked_set(real)
-    last = next(part for part in run.vocabulary.parts if part.name == modality.segments[-1])
-    codes = (code_index != NO_CODE) & (tokens >= last.offset) & (tokens < last.offset + last.size)
+    starts = np.array([source.target(i) for i in range(rows)])
+    codes = (code_index != NO_CODE) & (np.arange(run.sequence_length) >= starts[:, None])
     return whole, None if modality.packed or len(modality.segments) == 1 else masked_set(codes)
 
 

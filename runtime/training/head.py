@@ -14,14 +14,8 @@ from torch import distributed
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torchtitan.models.common import Linear
 
+from compiler.cost import LOGITS, PLAIN
 from compiler.plan import Vocabulary
-
-LOGITS = 2**26
-"""The most logits that are computed at a time while training: 256 MiB of them in float32."""
-
-PLAIN = 2**18
-"""Up to so many logits stand in memory whole: PyTorch's own cross-entropy takes fewer operations, each of them short.
-Above, chunks take no longer."""
 
 ALIGNED = 8
 """Rows of a chunk's logits start at multiples of so many values: matrix products are faster on accelerators."""
