@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -53,8 +54,23 @@ def test_the_shipped_studies_are_planned_as_before(name: str) -> None:
     assert json.loads(out) == json.loads((GOLDEN / f"{name}.json").read_text())
 
 
+def brief(plan: dict[str, Any]) -> dict[str, Any]:
+    """What stands for a plan too long to keep: the digest of all of it, and what decides each run's numbers."""
+    return {"digest": plan["digest"], "runs": {run["name"]: run["id"] for run in plan["runs"]}}
+
+
+@pytest.mark.parametrize("name", ["coordinates", "transfer", "invariance", "batch"])
+def test_the_shipped_experiments_are_planned_as_before(name: str) -> None:
+    """After a wanted change, what `brief` gives belongs in tests/golden/experiments.json; `triptych diff` says more."""
+    code, out, _ = plan(STUDIES / name / "study.yaml", "--json")
+    assert code == 0
+    assert brief(json.loads(out)) == json.loads((GOLDEN / "experiments.json").read_text())[name]
+
+
 def test_every_shipped_study_has_a_golden_plan() -> None:
-    assert {file.parent.name for file in STUDIES.glob("*/study.yaml")} == {file.stem for file in GOLDEN.glob("*.json")}
+    experiments = json.loads((GOLDEN / "experiments.json").read_text())
+    whole = {file.stem for file in GOLDEN.glob("*.json")} - {"experiments"}
+    assert {file.parent.name for file in STUDIES.glob("*/study.yaml")} == whole | experiments.keys()
 
 
 def test_the_table(study: Path) -> None:

@@ -41,7 +41,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 def numbers(out: Path, run_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What a run measured, without what depends on the clock."""
     folder = out / "store" / run_id
-    timed = {"tokens_per_second", "seconds", "data_wait"}
+    timed = {"tokens_per_second", "seconds", "data_wait", "mfu"}
     metrics = [{key: value for key, value in row.items() if key not in timed} for row in rows(folder / "metrics.jsonl")]
     return metrics, rows(folder / "eval.jsonl")
 
@@ -114,7 +114,9 @@ def test_a_run_that_two_studies_share_is_trained_once(undisturbed: tuple[Path, P
     assert (out / "other" / "runs").is_dir()
 
 
-@pytest.mark.parametrize("after", ["the first checkpoint", "a few rows", "half the steps"])
+@pytest.mark.parametrize(
+    "after", ["the first checkpoint", pytest.param("a few rows", marks=pytest.mark.slow), "half the steps"]
+)
 def test_killed_at_any_time_it_ends_with_the_same_numbers(
     undisturbed: tuple[Path, Path], tmp_path: Path, after: str
 ) -> None:
@@ -175,7 +177,11 @@ def agree(out: Path, calm: Path, runs: tuple[RunPlan, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "layout", [["shard=2"], ["replicate=2", "activation_checkpoint=full"]], ids=["sharded", "replicated"]
+    "layout",
+    [
+        pytest.param(["shard=2"], id="sharded"),
+        pytest.param(["replicate=2", "activation_checkpoint=full"], id="replicated", marks=pytest.mark.slow),
+    ],
 )
 def test_the_same_numbers_on_two_ranks(brief: tuple[Path, Path], tmp_path: Path, layout: list[str]) -> None:
     file, calm = brief
