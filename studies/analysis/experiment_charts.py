@@ -148,7 +148,7 @@ def batch_sweeps(found: Gamma) -> alt.LayerChart:
     points, curves, optima = [], [], []
     names = [format_quantity(horizon.tokens) for horizon in found.horizons]
     for name, horizon in zip(names, found.horizons, strict=True):
-        if horizon.curve is None or horizon.tuned is None:
+        if horizon.window is None or horizon.tuned is None:
             continue
         least = horizon.loss(horizon.tuned)
         points += [
@@ -156,7 +156,7 @@ def batch_sweeps(found: Gamma) -> alt.LayerChart:
             for batch, loss in zip(horizon.batches, horizon.losses, strict=True)
             if math.isfinite(loss)
         ]
-        grid = np.geomspace(horizon.batches[0], horizon.batches[-1], 40)
+        grid = np.geomspace(*horizon.window, 40)
         curves += [(name, float(batch), horizon.loss(float(batch)) - least) for batch in grid]
         optima.append((name, horizon.tuned, 0.0))
     schema = {"tokens": pl.String, "batch": pl.Float64, "above": pl.Float64}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from specs.quantities import format_quantity
 from studies.analysis.coordinates import Sweep
 from studies.analysis.experiments import Experiments
-from studies.analysis.gamma import NEAR, Gamma
+from studies.analysis.gamma import Gamma
 from studies.analysis.invariance import AIM, Invariance, Losses
 from studies.analysis.learning_rate import Curve, Transfer
 from studies.analysis.results import MIX
@@ -191,9 +191,6 @@ def _gamma_said(found: Gamma) -> list[str]:
         low, high = found.interval or (found.gamma, found.gamma)
         inside = "inside" if low <= found.study_gamma <= high else "outside"
         said.append(f"The study's own transfer has γ = {found.study_gamma:g}, {inside} the interval.")
-    if found.near is not None:
-        near = _with_interval(found.near, found.near_interval, "{:.2f}")
-        said.append(f"Parabolas through the batches within {NEAR} grid steps of the lowest alone give γ = {near}.")
     held = found.held_out
     if held is None:
         return said
@@ -206,7 +203,7 @@ def _gamma_said(found: Gamma) -> list[str]:
         f"nats on the curve, {_nats(held.nearest_regret)} at the nearest batch of the grid, {held.nearest:.3g}."
     )
     if held.outside:
-        said.append("The transferred batch lies outside that horizon's grid: its regret is extrapolated.")
+        said.append("The transferred batch lies outside the batches around that optimum: its regret is extrapolated.")
     verb = "saved" if held.saved >= 0 else "more"
     said.append(
         f"Re-tuning there costs {held.sweep_flops:.2e} FLOPs a seed; the shorter sweeps and one run there cost "
@@ -215,7 +212,7 @@ def _gamma_said(found: Gamma) -> list[str]:
     if held.study_regret is not None and held.study_batch is not None:
         said.append(
             f"The study's own γ gives a batch of {held.study_batch:.3g} there, with a regret of "
-            f"{_nats(held.study_regret)} nats."
+            f"{_nats(held.study_regret)} nats at the nearest batch of the grid."
         )
     return said
 

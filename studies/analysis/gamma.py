@@ -29,7 +29,8 @@ FEWEST_HORIZONS = 3
 HELD_OUT_FROM = 4
 """Horizons from which on the longest is held out of the fit."""
 NEAR = 2
-"""Grid steps on either side of the lowest mean that hold five batches, of which a parabola leaves two to judge it."""
+"""Grid steps on either side of the lowest mean that its parabola goes through: five batches, of which it leaves two to
+judge it by. Farther away losses rise as no parabola does."""
 SURE = 0.9
 """Share of resamples that must bend up for an optimum to be trusted."""
 
@@ -40,10 +41,11 @@ class Horizon(msgspec.Struct, frozen=True, kw_only=True):
     """The sweep of the logical batch at one token count.
 
     `losses` are means over seeds of the mix's final nelbo (inf where a run failed); `curve` are c₀, c₁, c₂ of the
-    parabola c₀ + c₁ x + c₂ x² in x = log(B̃ / `center`) through all runs of batches at which none failed, None where too
-    few are left. `best` is where it is lowest, None where it does not bend up; `interval` the central 90 % of the
-    bootstrap of it. `edge` says that `best` lies outside the grid, and so is extrapolated; `bends` is the share of
-    resamples that bend up. `residual` is the standard deviation of a run about the curve, `flops` the sweep's cost.
+    parabola c₀ + c₁ x + c₂ x² in x = log(B̃ / `center`) through all runs of the batches of `window`, those within `NEAR`
+    grid steps of the lowest mean at which none failed; both None where too few are left. `best` is where it is lowest,
+    None where it does not bend up; `interval` the central 90 % of the bootstrap of it. `edge` says that `best` lies
+    outside the window, and so is extrapolated; `bends` is the share of resamples that bend up. `residual` is the
+    standard deviation of a run about the curve, `flops` the sweep's cost.
     """
 
     tokens: float
@@ -54,6 +56,7 @@ class Horizon(msgspec.Struct, frozen=True, kw_only=True):
     flops: float
     center: float
     curve: tuple[float, float, float] | None
+    window: tuple[float, float] | None
     residual: float
     best: float | None
     interval: Interval | None
@@ -69,20 +72,23 @@ class Horizon(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tuned(self) -> float | None:
-        """The best batch within the grid, by the parabola."""
-        return None if self.best is None else min(max(self.best, self.batches[0]), self.batches[-1])
+        """The best batch within the window, by the parabola."""
+        if self.best is None or self.window is None:
+            return None
+        return min(max(self.best, self.window[0]), self.window[1])
 
 
 class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     """The horizon that took no part in the fit: the transferred batch against the re-tuned one.
 
-    `transferred` is B̃* by the law of the others and `retuned` the best batch within this horizon's own grid, both on
-    its parabola; `regret` is the loss at the first minus that at the second, in nats, with the central 90 % of the
+    `transferred` is B̃* by the law of the others and `retuned` the best batch within this horizon's window, both on its
+    parabola; `regret` is the loss at the first minus that at the second, in nats, with the central 90 % of the
     bootstrap. `nearest` is the grid's batch nearest to `transferred` and `nearest_regret` its mean loss minus the least
-    mean. `outside`: `transferred` lies outside the grid. FLOPs, of one seed each: of this horizon's sweep, and of
-    transferring instead, the other horizons' sweeps and one run here; `saved` is their difference, `saved_share` over
-    the first.
-    `study_batch` and `study_regret` are those of the γ that the study's own transfer names, None where it names none.
+    mean. `outside`: `transferred` lies outside the window, and its `regret` is extrapolated. FLOPs, of one seed each:
+    of this horizon's sweep, and of transferring instead, the other horizons' sweeps and one run here; `saved` is their
+    difference, `saved_share` over the first.
+    `study_batch` is that of the γ that the study's own transfer names, `study_regret` that of the grid's batch nearest
+    to it; None where it names none.
     """
 
     tokens: float
@@ -105,10 +111,9 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
 class Gamma(msgspec.Struct, frozen=True, kw_only=True):
     """The law log B̃* = log `batch` + γ log(D / `tokens`) through the optima of the fitted horizons.
 
-    `gamma` is None where fewer than two horizons have an optimum; `interval` is the central 90 % of a bootstrap. `near`
-    and its interval are γ again, each parabola now through the batches within `NEAR` grid steps of its lowest mean
-    alone: where it is another number, the curves are no parabolas over the whole grid. `study_gamma` is the γ of the
-    study's own transfer, None where it names none. `warnings` says where the data are too weak.
+    `gamma` is None where fewer than two horizons have an optimum; `interval` is the central 90 % of a bootstrap.
+    `study_gamma` is the γ of the study's own transfer, None where it names none. `warnings` says where the data are too
+    weak.
     """
 
     width: int
@@ -117,8 +122,6 @@ class Gamma(msgspec.Struct, frozen=True, kw_only=True):
     horizons: tuple[Horizon, ...]
     gamma: float | None
     interval: Interval | None
-    near: float | None
-    near_interval: Interval | None
     tokens: float
     batch: float | None
     study_gamma: float | None
@@ -136,9 +139,10 @@ def batch_exponent(study: Study, bootstrap: int = 1000, seed: int = 0) -> tuple[
     """The fits of γ of a study, one for each shape and setting of the other axes; none where it has no such
     sweep, or nothing of it has ended.
 
-    At each horizon a parabola in log B̃ is fitted to all runs; γ is the slope, by least squares, of the log of
-    its lowest point against log D. With four horizons or more the longest is held out of the fit. The bootstrap adds
-    to each curve residuals drawn with replacement from its own, widened by √(n / (n - 3)) for the fitted parameters.
+    At each horizon a parabola in log B̃ is fitted to the runs near the lowest mean; γ is the slope, by least squares, of
+    the log of its lowest point against log D, over the horizons whose optimum is not extrapolated. With four horizons or
+    more the longest is held out of the fit. The bootstrap adds to each curve residuals drawn with replacement from its
+    own, widened by √(n / (n - 3)) for the fitted parameters.
     """
     runs = study.plan.runs
     settings = fixed_settings(runs, BATCH_PATHS, batch_place)
@@ -165,7 +169,6 @@ class _Sweep:
     """One horizon as arrays: x = log(B̃ / center) and loss of the finite runs, the curve and resampled curves (K, 3)."""
 
     def __init__(self, tokens: float, runs: list[RunPlan], ended: Outcomes, bootstrap: int, seed: int) -> None:
-        self.whole = (runs, ended, bootstrap, seed)
         known = [(run.batch.logical, ended[run.id][MIX]) for run in runs if MIX in ended.get(run.id, {})]
         self.tokens = tokens
         self.planned = sorted({run.batch.logical for run in runs})
@@ -177,13 +180,18 @@ class _Sweep:
         self.failed = sum(math.isinf(loss) for _, loss in known)
         self.center = float(np.exp(np.mean(np.log(self.planned))))
         self.runs = len(known)
+        self.window: list[float] = []
         self.curve: Array | None = None
         self.curves = np.empty((0, 3))
         self.residual = 0.0
         self.grid = [batch for batch, mean in zip(self.batches, self.means, strict=True) if math.isfinite(mean)]
         if len(self.grid) < FEWEST_BATCHES:
             return
-        finite = [(batch, loss) for batch, loss in known if batch in self.grid]
+        means = dict(zip(self.batches, self.means, strict=True))
+        place = min(range(len(self.grid)), key=lambda k: means[self.grid[k]])
+        start = min(max(place - NEAR, 0), len(self.grid) - FEWEST_BATCHES)
+        self.window = self.grid[start : max(place + NEAR + 1, start + FEWEST_BATCHES)]
+        finite = [(batch, loss) for batch, loss in known if batch in self.window]
         x = np.log([batch / self.center for batch, _ in finite])
         y = np.array([loss for _, loss in finite])
         powers = np.stack([np.ones_like(x), x, x * x], axis=1)
@@ -194,13 +202,6 @@ class _Sweep:
         self.residual = float(np.sqrt(np.mean(residuals**2)))
         drawn = np.random.default_rng(seed).integers(len(x), size=(bootstrap, len(x)))
         self.curves = (smooth + residuals[drawn]) @ solve.T
-
-    def near(self) -> _Sweep:
-        """The sweep of the batches within `NEAR` grid steps of the lowest mean."""
-        runs, ended, bootstrap, seed = self.whole
-        place = self.batches.index(min(zip(self.means, self.batches, strict=True))[1])
-        window = self.batches[max(place - NEAR, 0) : place + NEAR + 1]
-        return _Sweep(self.tokens, [run for run in runs if run.batch.logical in window], ended, bootstrap, seed)
 
     def optima(self) -> Array:
         """log B̃* of each resampled curve (K,), NaN where it does not bend up."""
@@ -215,9 +216,14 @@ class _Sweep:
             return None
         return math.log(self.center) - float(self.curve[1] / (2 * self.curve[2]))
 
+    @property
+    def edge(self) -> bool:
+        """Whether the optimum lies outside the batches that the curve goes through."""
+        return self.best is not None and not math.log(self.window[0]) <= self.best <= math.log(self.window[-1])
+
     def regret(self, curves: Array, transferred: Array) -> Array:
-        """Loss at log batches `transferred` (K,) minus the least within the grid, on `curves` (K, 3)."""
-        ends = np.log([self.grid[0], self.grid[-1]]) - math.log(self.center)
+        """Loss at log batches `transferred` (K,) minus the least within the window, on `curves` (K, 3)."""
+        ends = np.log([self.window[0], self.window[-1]]) - math.log(self.center)
         with np.errstate(divide="ignore", invalid="ignore"):
             inside = np.clip(-curves[:, 1] / (2 * curves[:, 2]), *ends)
 
@@ -242,10 +248,11 @@ class _Sweep:
             flops=self.all_flops,
             center=self.center,
             curve=None if self.curve is None else (float(self.curve[0]), float(self.curve[1]), float(self.curve[2])),
+            window=(self.window[0], self.window[-1]) if self.window else None,
             residual=self.residual,
             best=value,
             interval=_interval(np.exp(np.clip(optima, -300, 300))),
-            edge=value is not None and not self.grid[0] <= value <= self.grid[-1],
+            edge=self.edge,
             bends=float(np.isfinite(optima).mean()) if len(optima) else float(value is not None),
         )
 
@@ -253,9 +260,8 @@ class _Sweep:
 def _fit(sweeps: Sequence[_Sweep], width: int, depth: int, setting: str, own: TransferSpec | None) -> Gamma:
     horizons = [sweep.summary() for sweep in sweeps]
     held = len(sweeps) - 1 if len(sweeps) >= HELD_OUT_FROM else None
-    fitting = [sweep for k, sweep in enumerate(sweeps) if k != held and sweep.best is not None]
+    fitting = [sweep for k, sweep in enumerate(sweeps) if k != held and sweep.best is not None and not sweep.edge]
     middle, line, lines = _power_law(fitting)
-    near = _power_law([one for sweep in fitting if (one := sweep.near()).best is not None])
     gamma = Gamma(
         width=width,
         depth=depth,
@@ -263,8 +269,6 @@ def _fit(sweeps: Sequence[_Sweep], width: int, depth: int, setting: str, own: Tr
         horizons=tuple(horizons),
         gamma=None if line is None else float(line[1]),
         interval=_interval(lines[:, 1]),
-        near=None if near.line is None else float(near.line[1]),
-        near_interval=_interval(near.lines[:, 1]),
         tokens=middle,
         batch=None if line is None else math.exp(line[0]),
         study_gamma=None if own is None else own.gamma,
@@ -311,31 +315,32 @@ def _held_out(
     drawn = lines[:, 0] + lines[:, 1] * math.log(sweep.tokens / gamma.tokens)
     paired = min(len(drawn), len(sweep.curves))
     regrets = sweep.regret(sweep.curves[:paired], drawn[:paired])
-    nearest = min(sweep.grid, key=lambda batch: abs(math.log(batch) - transferred))
     means = dict(zip(sweep.batches, sweep.means, strict=True))
     instead = sum(one.seed_flops for k, one in enumerate(sweeps) if k != held) + sweep.run_flops
     batch = None if own is None else own.base.batch * (sweep.tokens / own.base.tokens) ** own.gamma
 
-    def regret(log_batch: float) -> float:
-        assert sweep.curve is not None
-        return float(sweep.regret(sweep.curve[None], np.array([log_batch]))[0])
+    def at_nearest(log_batch: float) -> tuple[float, float]:
+        """The grid's batch nearest to one, and its mean loss above the least."""
+        batch = min(sweep.grid, key=lambda batch: abs(math.log(batch) - log_batch))
+        return batch, means[batch] - min(means.values())
 
+    nearest, nearest_regret = at_nearest(transferred)
     return HeldOut(
         tokens=sweep.tokens,
         transferred=math.exp(transferred),
         transferred_interval=_interval(np.exp(np.clip(drawn, -300, 300))),
-        outside=not sweep.grid[0] <= math.exp(transferred) <= sweep.grid[-1],
+        outside=not sweep.window[0] <= math.exp(transferred) <= sweep.window[-1],
         retuned=horizon.tuned,
-        regret=regret(transferred),
+        regret=float(sweep.regret(sweep.curve[None], np.array([transferred]))[0]),
         regret_interval=_interval(regrets),
         nearest=nearest,
-        nearest_regret=means[nearest] - min(means.values()),
+        nearest_regret=nearest_regret,
         sweep_flops=sweep.seed_flops,
         transfer_flops=instead,
         saved=sweep.seed_flops - instead,
         saved_share=1 - instead / sweep.seed_flops,
         study_batch=batch,
-        study_regret=None if batch is None else regret(math.log(batch)),
+        study_regret=None if batch is None else at_nearest(math.log(batch))[1],
     )
 
 
@@ -357,7 +362,7 @@ def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int) -> tup
         elif horizon.best is None:
             said.append(f"{name} the loss does not bend up in log batch: no optimum{left_out}")
         elif horizon.edge:
-            said.append(f"{name} the optimum, {horizon.best:.3g}, lies outside the grid and is extrapolated")
+            said.append(f"{name} the optimum, {horizon.best:.3g}, lies outside the batches around it{left_out}")
         elif horizon.bends < SURE:
             said.append(
                 f"{name} only {100 * horizon.bends:.0f} % of resamples bend up: its optimum is hardly determined"
