@@ -140,9 +140,9 @@ def batch_exponent(study: Study, bootstrap: int = 1000, seed: int = 0) -> tuple[
     sweep, or nothing of it has ended.
 
     At each horizon a parabola in log B̃ is fitted to the runs near the lowest mean; γ is the slope, by least squares, of
-    the log of its lowest point against log D, over the horizons whose optimum is not extrapolated. With four horizons or
-    more the longest is held out of the fit. The bootstrap adds to each curve residuals drawn with replacement from its
-    own, widened by √(n / (n - 3)) for the fitted parameters.
+    the log of its lowest point against log D, over the horizons whose optimum is not extrapolated. With four horizons
+    or more the longest is held out of the fit. The bootstrap adds to each curve residuals drawn with replacement from
+    its own, widened by √(n / (n - 3)) for the fitted parameters.
     """
     runs = study.plan.runs
     settings = fixed_settings(runs, BATCH_PATHS, batch_place)
