@@ -88,7 +88,7 @@ def _invariance(checks: Sequence[Invariance]) -> str:
 
 def _gamma(fits: Sequence[Gamma]) -> str:
     text = (
-        "The best logical batch of each token horizon, by a parabola in log batch through all runs and seeds, and its "
+        "The best logical batch of each token horizon, by a parabola in log batch near the lowest loss, and its "
         "growth with the horizon, batch ∝ tokens<sup>γ</sup>. Brackets and bars hold the central 90 % of a bootstrap "
         f"over residuals. With {HELD_OUT_FROM} horizons or more the longest takes no part in the fit: there the batch "
         "that γ gives is compared with the re-tuned one."
