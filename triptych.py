@@ -293,7 +293,7 @@ def fit(
     bootstrap: Bootstrap = 1000,
     as_json: Json = False,
 ) -> None:
-    """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta."""
+    """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta; and what else a study asks, such as γ."""
     from studies.analysis.cli import run_fit
 
     raise typer.Exit(run_fit(source, n=n, d=d, loss=loss, count=params, bootstrap=bootstrap, as_json=as_json))
