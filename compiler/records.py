@@ -14,6 +14,9 @@ from typing import Literal
 
 import msgspec
 
+MIX = "all"
+"""The modality of what stands for the whole mix."""
+
 State = Literal["pending", "running", "preempted", "failed", "done", "cancelled"]
 
 

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from compiler.compile import compile_study
 from compiler.plan import RunPlan
+from compiler.records import MIX
 from studies.analysis.cli import run_fit
 from studies.analysis.coordinates import FLAT, Sweep, coordinate_check
 from studies.analysis.experiments import experiments
 from studies.analysis.gamma import batch_exponent
 from studies.analysis.invariance import batch_invariance
 from studies.analysis.learning_rate import learning_rate_transfer
-from studies.analysis.results import MIX, Study, read_study
+from studies.analysis.results import Study, read_study
 from studies.analysis.settings import PLAIN, TRANSFERRED
 from tests.compiling import study
 from tests.experiments import (

@@ -10,9 +10,8 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -29,7 +28,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from compiler.compile import compile_study
 from compiler.plan import RunPlan
 from runtime.training import head as head_module
-from runtime.training.evaluation import NelboValidator
 from runtime.training.head import Head, Ids, Scores, Targets, chunked_scores
 from runtime.training.loader import NoisedLoader
 from runtime.training.model import model_config
@@ -37,7 +35,7 @@ from runtime.training.objective import MaskedDiffusionLoss
 from runtime.training.segments import Segments
 from runtime.training.stream import Sequences, empty_rows
 from tests.ranks import run_groups, run_ranks
-from tests.tiny import STUDY, write_source, write_study
+from tests.tiny import STUDY, validator_of, write_source, write_study
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -337,13 +335,7 @@ def test_a_head_of_kind_modality_trains_and_evaluates_on_each_segment_s_own_part
     for name, gradient in gradients.items():
         assert distance(gradient, brute_gradients[name]) < 1e-5, name
 
-    validator = NelboValidator(
-        NelboValidator.Config(run=run, data_root=tmp_path),
-        parallel_dims=SimpleNamespace(get_optional_mesh=lambda _: None),
-        validation_context=nullcontext,
-        dp_world_size=1,
-        dp_rank=0,
-    )
+    validator = validator_of(run, tmp_path)
     for row, brute_row in zip(validator.validate([model], 0), validator.validate([brute], 0), strict=True):
         assert row.nelbo == pytest.approx(brute_row.nelbo, rel=1e-5)
         assert row.by_token_modality == pytest.approx(brute_row.by_token_modality, rel=1e-5)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -20,7 +18,7 @@ from compiler.plan import MixStage, RunPlan, TimePlan
 from runtime.training.stream import PADDING, TASK
 from tests.ranks import run_ranks
 from tests.test_noise import SCHEDULES
-from tests.tiny import write_source
+from tests.tiny import validator_of, write_source
 
 STEPS = 12
 STUDY = """\
@@ -309,7 +307,6 @@ def test_each_combination_of_schedules_has_its_own_objective_through_the_trainer
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_evaluation_is_the_nelbo_of_documents_apart(tmp_path: Path, packed: bool) -> None:
-    from runtime.training.evaluation import NelboValidator
     from runtime.training.model import model_config
 
     run = write_plan(tmp_path, "linear", 1, packed)
@@ -323,13 +320,7 @@ def test_evaluation_is_the_nelbo_of_documents_apart(tmp_path: Path, packed: bool
         for name, parameter in model.named_parameters()
     }
     model.load_state_dict(weights)
-    validator = NelboValidator(
-        NelboValidator.Config(run=run, data_root=tmp_path),
-        parallel_dims=SimpleNamespace(get_optional_mesh=lambda _: None),
-        validation_context=nullcontext,
-        dp_world_size=1,
-        dp_rank=0,
-    )
+    validator = validator_of(run, tmp_path)
     (row,) = validator.validate([model], STEPS)
     exact, _ = brute_force(run, tmp_path, weights, "held_out")
     assert abs(row.nelbo - exact.item()) < 4 * row.standard_error

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compiler.manifest import Manifest, VocabularyManifest
+from compiler.plan import RunPlan
 from runtime.data.store import count, describe, pack, write
+
+if TYPE_CHECKING:
+    from runtime.training.evaluation import NelboValidator
+
+
+def validator_of(run: RunPlan, folder: Path) -> NelboValidator:
+    """What evaluates `run` in one process, its data named relative to `folder`."""
+    from runtime.training.evaluation import NelboValidator
+
+    return NelboValidator(
+        NelboValidator.Config(run=run, data_root=folder),
+        parallel_dims=SimpleNamespace(get_optional_mesh=lambda _: None),
+        validation_context=nullcontext,
+        dp_world_size=1,
+        dp_rank=0,
+    )
 
 
 def write_source(

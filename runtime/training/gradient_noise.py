@@ -31,13 +31,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from compiler.plan import ModalityPlan, RunPlan
-from compiler.records import GradientNoise
+from compiler.records import MIX, GradientNoise
 from runtime.training.draws import PROBES, TIMES, uniform_rows
 from runtime.training.loader import NoisedLoader
 from runtime.training.stream import Indices, Sequences
-
-MIX = "all"
-"""The name of the mix, beside those of the modalities."""
 
 Batch: TypeAlias = tuple[dict[str, torch.Tensor], torch.Tensor]
 """A micro-batch, as `NoisedLoader` yields it."""

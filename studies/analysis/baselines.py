@@ -15,7 +15,8 @@ import polars as pl
 
 from compiler.manifest import Manifest, load_manifest
 from compiler.plan import ModalityPlan
-from studies.analysis.results import MIX, Study
+from compiler.records import MIX
+from studies.analysis.results import Study
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):

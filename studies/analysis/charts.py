@@ -12,10 +12,11 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from compiler.records import MIX
 from specs.quantities import format_quantity
 from studies.analysis.chinchilla import Fit
 from studies.analysis.fits import COLUMN, Count
-from studies.analysis.results import MIX, Study
+from studies.analysis.results import Study
 
 MOST_POINTS = 20_000
 """Bound on the rows that the loss curves of one study hold, over all runs and modalities."""

@@ -17,7 +17,7 @@ from studies.analysis.chinchilla import NAMES, Fit, UnidentifiedError, fit
 from studies.analysis.experiment_tables import Found, Verdict, tables
 from studies.analysis.experiments import experiments
 from studies.analysis.fits import COLUMN, Count, fit_results
-from studies.analysis.results import MIX, read_study
+from studies.analysis.results import modality_title, read_study
 from studies.analysis.tables import read_runs
 
 WELL, FAILED, USER = 0, 1, 2
@@ -127,15 +127,15 @@ def _print_fits(title: str, fits: dict[str, Fit], missing: dict[str, str]) -> No
                 for parameter in NAMES
                 for low, high in [fitted.intervals.get(parameter, (0.0, 0.0))]
             ]
-            table.add_row(_label(name), *cells, str(fitted.n), f"{100 * fitted.residual:.2g} %")
+            table.add_row(modality_title(name), *cells, str(fitted.n), f"{100 * fitted.residual:.2g} %")
         console.print(table)
         if any(fitted.intervals for fitted in fits.values()):
             console.print("Below each estimate: the central 90 % of a bootstrap over runs. rms: of log-loss residuals.")
     for name, fitted in fits.items():
         for said in fitted.warnings:
-            console.print(f"{_label(name)}: {said}")
+            console.print(f"{modality_title(name)}: {said}")
     for name, why in missing.items():
-        console.print(f"{_label(name)}: not fitted: {why}")
+        console.print(f"{modality_title(name)}: not fitted: {why}")
 
 
 def _print_found(found: Found) -> None:
@@ -148,10 +148,6 @@ def _print_found(found: Found) -> None:
     console.print(made)
     for said in (*found.said, *found.warned):
         console.print(said)
-
-
-def _label(modality: str) -> str:
-    return "the mix" if modality == MIX else modality
 
 
 def _short(value: float) -> str:

@@ -20,7 +20,7 @@ from studies.analysis.gamma import HELD_OUT_FROM, Gamma
 from studies.analysis.invariance import NOISE, Invariance
 from studies.analysis.learning_rate import Transfer
 from studies.analysis.page import card, chart, escape, note, section, table
-from studies.analysis.results import MIX
+from studies.analysis.results import modality_title
 
 
 def experiment_sections(found: Experiments) -> list[str]:
@@ -79,7 +79,7 @@ def _invariance(checks: Sequence[Invariance]) -> str:
     blocks = []
     for k, one in enumerate(checks):
         drawn = [
-            f"<h3>{escape('the mix' if m == MIX else m)}</h3>" + chart(charts.invariance(one, m), f"invariance-{k}-{n}")
+            f"<h3>{escape(modality_title(m))}</h3>" + chart(charts.invariance(one, m), f"invariance-{k}-{n}")
             for n, m in enumerate(one.scaled)
         ]
         blocks.append(_beside(invariance_table(one), drawn))

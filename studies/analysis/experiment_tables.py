@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from specs.quantities import format_quantity
 from studies.analysis.coordinates import Sweep
 from studies.analysis.experiments import Experiments
-from studies.analysis.gamma import Gamma
+from studies.analysis.gamma import Gamma, Interval
 from studies.analysis.invariance import AIM, Invariance, Losses
 from studies.analysis.learning_rate import Curve, Transfer
-from studies.analysis.results import MIX
+from studies.analysis.results import modality_title
 
 NONE = "–"
 
@@ -115,7 +115,7 @@ def invariance_table(found: Invariance) -> Found:
             verdict = Verdict("≤ 1/3" if ratio <= AIM else "> 1/3", ratio <= AIM)
         rows.append(
             (
-                _title(modality),
+                modality_title(modality),
                 _spread(scaled),
                 NONE if plain is None else _spread(plain),
                 NONE if ratio is None else _stacked(ratio, found.ratio_interval.get(modality), "{:.2f}"),
@@ -177,9 +177,8 @@ def gamma_table(found: Gamma) -> Found:
 
 def gamma_title(found: Gamma) -> str:
     """Such as: γ = 0.41 (0.32 to 0.50), 64 × 2."""
-    estimate = "not fitted" if found.gamma is None else _with_interval(found.gamma, found.interval, "{:.2f}")
     return _joined(
-        f"γ = {estimate}" if found.gamma is not None else f"γ {estimate}",
+        f"γ = {_estimate(found.gamma, found.interval, '{:.2f}')}" if found.gamma is not None else "γ not fitted",
         f"{found.width} × {found.depth}",
         found.setting,
     )
@@ -196,10 +195,11 @@ def _gamma_said(found: Gamma) -> list[str]:
         return said
     tokens = format_quantity(held.tokens)
     longest = max(horizon.tokens for horizon in found.horizons if horizon.tokens < held.tokens)
-    regret = _with_interval(held.regret, held.regret_interval, "{:.4f}")
+    batch = _estimate(held.transferred, held.transferred_interval, "{:.3g}")
+    regret = _estimate(held.regret, held.regret_interval, "{:.4f}")
     said.append(
         f"At {tokens} tokens, {held.tokens / longest:.3g} times the longest that was fitted, γ gives a batch of "
-        f"{_batches(held.transferred, held.transferred_interval)}; re-tuned it is {held.retuned:.3g}. Regret: {regret} "
+        f"{batch}; re-tuned it is {held.retuned:.3g}. Regret: {regret} "
         f"nats on the curve, {_nats(held.nearest_regret)} at the nearest batch of the grid, {held.nearest:.3g}."
     )
     if held.outside:
@@ -219,10 +219,6 @@ def _gamma_said(found: Gamma) -> list[str]:
 
 def _joined(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
-
-
-def _title(modality: str) -> str:
-    return "the mix" if modality == MIX else modality
 
 
 def _slope(value: float | None, error: float | None = None) -> str:
@@ -248,25 +244,20 @@ def _nats(value: float) -> str:
     return "failed" if math.isinf(value) else f"{value:.4f}".replace("-", "−")
 
 
-def _with_interval(value: float | None, interval: tuple[float, float] | None, form: str) -> str:
-    if value is None or math.isnan(value):
-        return NONE
-    if interval is None:
-        return _finite(value, form)
-    return f"{_finite(value, form)} ({_finite(interval[0], form)} to {_finite(interval[1], form)})"
-
-
-def _stacked(value: float, interval: tuple[float, float] | None, form: str) -> str:
-    """A value and, on a line of its own, its interval."""
+def _estimate(value: float, interval: Interval | None, form: str, together: str = "{} ({})") -> str:
+    """A value with its interval."""
     if math.isnan(value):
         return NONE
-    ends = "" if interval is None else f"\n{_finite(interval[0], form)} to {_finite(interval[1], form)}"
-    return _finite(value, form) + ends
+    shown = _finite(value, form)
+    if interval is None:
+        return shown
+    return together.format(shown, f"{_finite(interval[0], form)} to {_finite(interval[1], form)}")
+
+
+def _stacked(value: float, interval: Interval | None, form: str) -> str:
+    """A value and, on a line of its own, its interval."""
+    return _estimate(value, interval, form, "{}\n{}")
 
 
 def _finite(value: float, form: str) -> str:
     return "∞" if math.isinf(value) else form.format(value).replace("-", "−")
-
-
-def _batches(value: float, interval: tuple[float, float] | None) -> str:
-    return f"{value:.3g}" if interval is None else f"{value:.3g} ({interval[0]:.3g} to {interval[1]:.3g})"

@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 import polars as pl
 
+from compiler.records import MIX
 from studies.analysis.chinchilla import Fit, UnidentifiedError, fit
-from studies.analysis.results import MIX
 
 Count = Literal["non_embedding", "total"]
 """Which parameters are N: without the embeddings and the head, or all."""

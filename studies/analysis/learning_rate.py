@@ -11,14 +11,16 @@ import msgspec
 import numpy as np
 
 from compiler.plan import RunPlan
+from compiler.records import MIX
 from studies.analysis.outcomes import Outcomes, outcomes
-from studies.analysis.results import MIX, Study
+from studies.analysis.results import Study
 from studies.analysis.settings import (
     TRANSFERRED,
     Setting,
     Shape,
     fixed_settings,
     label,
+    scaled,
     shape_of,
     shape_rules,
     smallest_shape,
@@ -96,11 +98,7 @@ def _lr(run: RunPlan) -> float:
 
 
 def _curves(shapes: dict[Shape, list[RunPlan]], ended: Outcomes) -> tuple[Curve, ...]:
-    unscaled = [
-        shape
-        for shape, runs in shapes.items()
-        if (runs[0].multipliers.residual, runs[0].multipliers.head) == (1.0, 1.0)
-    ]
+    unscaled = [shape for shape, runs in shapes.items() if not scaled(runs[0])]
     base_shape = smallest_shape(unscaled or list(shapes))
     base = _curve(base_shape, shapes[base_shape], ended, is_base=True)
     others = (_curve(shape, shapes[shape], ended) for shape in sorted(shapes) if shape != base_shape)

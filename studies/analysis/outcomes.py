@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from studies.analysis.results import MIX, Study
+from compiler.records import MIX
+from studies.analysis.results import Study
 
 Outcomes = dict[str, dict[str, float]]
 

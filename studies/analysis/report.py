@@ -9,7 +9,7 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
-from compiler.records import write_atomically
+from compiler.records import MIX, write_atomically
 from specs.quantities import format_quantity
 from studies.analysis import charts
 from studies.analysis.baselines import Baseline, comparison, study_baselines
@@ -19,7 +19,7 @@ from studies.analysis.experiments import experiments
 from studies.analysis.fits import Count, Fits, fit_results
 from studies.analysis.noise import seed_noise
 from studies.analysis.page import card, chart, escape, note, page, section, table
-from studies.analysis.results import MIX, Study, read_study, write_results
+from studies.analysis.results import Study, modality_title, read_study, write_results
 
 SYMBOLS = dict(zip(NAMES, ("E", "A", "B", "α", "β"), strict=True))
 _COUNTED: dict[Count, str] = {
@@ -124,7 +124,7 @@ def _against(results: pl.DataFrame) -> list[str]:
     modalities = results["modality"].unique(maintain_order=True).to_list()
 
     def cards(draw: Callable[[pl.DataFrame, str], alt.LayerChart], kind: str) -> str:
-        made = [card(_title(m), chart(draw(results, m), f"{kind}-{k}")) for k, m in enumerate(modalities)]
+        made = [card(modality_title(m), chart(draw(results, m), f"{kind}-{k}")) for k, m in enumerate(modalities)]
         return f'<div class="grid">{"".join(made)}</div>'
 
     held_out = (
@@ -149,16 +149,16 @@ def _laws(results: pl.DataFrame, fits: Fits) -> str:
     )
     parts = []
     if fits.missing:
-        parts.append(note("Not fitted", [f"{_title(m)}: {why}" for m, why in fits.missing.items()]))
+        parts.append(note("Not fitted", [f"{modality_title(m)}: {why}" for m, why in fits.missing.items()]))
     if fits.fits:
         drawn = [
-            card(_title(m), chart(charts.law(results, m, f, fits.count), f"law-{k}"))
+            card(modality_title(m), chart(charts.law(results, m, f, fits.count), f"law-{k}"))
             for k, (m, f) in enumerate(fits.fits.items())
         ]
         parts.append(f'<div class="grid">{"".join(drawn)}</div><br>')
         rows = [
             [
-                escape(_title(m)),
+                escape(modality_title(m)),
                 *(_estimate(f, name) for name in NAMES),
                 str(f.n),
                 f"{f.objective:.3g}",
@@ -168,7 +168,7 @@ def _laws(results: pl.DataFrame, fits: Fits) -> str:
         ]
         header = ["modality", *SYMBOLS.values(), "runs", "objective", "rms error of L"]
         parts.append(card("", table(header, rows)))
-        warned = [f"{_title(m)}: {_symbols(said)}" for m, f in fits.fits.items() for said in f.warnings]
+        warned = [f"{modality_title(m)}: {_symbols(said)}" for m, f in fits.fits.items() for said in f.warnings]
         if warned:
             parts.append(note("Read with care", warned))
     return section("The law", text, "".join(parts))
@@ -232,7 +232,7 @@ def _seed_noise(results: pl.DataFrame) -> str:
     )
     rows = [
         [
-            escape(_title(row["modality"])),
+            escape(modality_title(row["modality"])),
             f"{row['deviation']:.4f}",
             f"{row['widest']:.4f}",
             str(row["configurations"]),
@@ -273,14 +273,10 @@ def _runs(study: Study, results: pl.DataFrame) -> str:
         "steps",
         "batch",
         "FLOPs",
-        *map(_title, names),
+        *map(modality_title, names),
     ]
     listing = card("", table(header, rows, numbers=len(header) - 2))
     return f'<details class="more"><summary>All {_count(len(rows), "run")}</summary>{listing}</details>'
-
-
-def _title(modality: str) -> str:
-    return "the mix" if modality == MIX else modality
 
 
 def _symbols(text: str) -> str:

@@ -17,13 +17,10 @@ import msgspec
 import polars as pl
 
 from compiler.plan import RunPlan, StudyPlan
-from compiler.records import read_status, store_folder
+from compiler.records import MIX, read_status, store_folder
 from specs.errors import Problem, SpecError
 
 Schema = dict[str, pl.DataType | type[pl.DataType]]
-
-MIX = "all"
-"""The modality of rows that stand for the whole mix."""
 
 RUNS: Schema = {
     "id": pl.String,
@@ -145,6 +142,11 @@ class Study:
             if name not in rows.columns:
                 rows = rows.with_columns(pl.lit(None, pl.Float64).alias(name))
         return rows.sort("order", maintain_order=True).drop("order").select(*front, pl.exclude(front))
+
+
+def modality_title(modality: str) -> str:
+    """What people read for a modality."""
+    return "the mix" if modality == MIX else modality
 
 
 def read_study(folder: str | Path) -> Study:

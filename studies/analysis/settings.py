@@ -60,15 +60,17 @@ def label(setting: Setting) -> str:
     )
 
 
+def scaled(run: RunPlan) -> bool:
+    """Whether CompleteP changes the run: its factors are 1 at the base shape, and without transfer."""
+    return (run.multipliers.residual, run.multipliers.head) != (1.0, 1.0)
+
+
 def shape_rules(runs: Sequence[RunPlan]) -> dict[str, tuple[str, ...]]:
     """For each run's id, the rules by which it is set up: `TRANSFERRED`, `PLAIN`, or at the base shape both.
 
     CompleteP shows in the multipliers of the residual branch and of the head, which are 1 at the base shape and without
     transfer. A run with factors of 1 stands for both rules where no run of its shape has other factors.
     """
-
-    def scaled(run: RunPlan) -> bool:
-        return (run.multipliers.residual, run.multipliers.head) != (1.0, 1.0)
 
     shapes = {shape_of(run) for run in runs if scaled(run)}
     if not shapes:
