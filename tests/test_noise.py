@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from compiler.compile import compile_study
 from compiler.plan import Noise, RunPlan, TimePlan
 from compiler.records import Metrics
-from runtime.training.importance import Learned
+from runtime.training.importance import ByWeights, Learned
 from runtime.training.loader import NoisedLoader
 from runtime.training.noise import alpha, masked, slope, weight, when
 from runtime.training.times import Drawn, Times, levels
@@ -289,6 +289,18 @@ def test_the_expected_loss_is_the_objective_of_its_own_schedules(
     if importance == "learned":
         teach(times, model)
     assert expected(times, model) == pytest.approx(model.exact(caption, image), rel=2e-4)
+
+
+@pytest.mark.parametrize("power", [0.05, 0.1, 0.5, 8.0])
+def test_steep_schedules_of_one_segment_bias_neither(power: float) -> None:
+    """Weight times masked share is -α', whose mean over times is 1 - α(1), whatever density they are drawn by."""
+    noises = [Noise(kind="polynomial", power=power), Noise(kind="linear")]
+    levels = (np.arange(200_000) + 0.5) / 200_000
+    t, density = ByWeights(noises, 40.0).draw(levels)
+    for noise in noises:
+        times = torch.from_numpy(t)
+        estimates = weight(noise, times) * masked(noise, times) / torch.from_numpy(density)
+        assert float(estimates.mean()) == pytest.approx(1.0, abs=2e-3)
 
 
 def test_equal_schedules_have_one_objective_and_unequal_ones_others() -> None:

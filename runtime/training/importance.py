@@ -12,6 +12,7 @@ which matter more than the loss and have far more directions, vary at each p by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,12 +86,13 @@ class ByWeights:
 
     def draw(self, level: Numbers) -> tuple[Numbers, Numbers]:
         """As that of `ByWeight`."""
-        low, high = np.zeros_like(level), np.ones_like(level)
-        for _ in range(60):
+        # In log t: under a steep schedule a share of all times is too small for any other scale.
+        low, high = np.full_like(level, math.log(LEAST)), np.zeros_like(level)
+        for _ in range(64):
             middle = (low + high) / 2
-            below = np.mean([part.reached(middle) for part in self.parts], axis=0) < level
+            below = np.mean([part.reached(np.exp(middle)) for part in self.parts], axis=0) < level
             low, high = np.where(below, middle, low), np.where(below, high, middle)
-        t = np.clip(high, LEAST, MOST)
+        t = np.clip(np.exp(high), LEAST, MOST)
         return t, np.mean([part.density(t) for part in self.parts], axis=0)
 
 
