@@ -43,6 +43,7 @@ FOLLOWS: dict[str, tuple[str, ...]] = {
         "flops",
         *_MIX,
         "modalities.*.noise.*",
+        "modalities.*.drop_condition",
         "head",
         "time.importance",
         "parallel.activation_checkpoint",

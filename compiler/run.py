@@ -299,20 +299,23 @@ def _scored(
     head: Literal["full", "modality"],
     importance: Literal["none", "weight", "learned"],
 ) -> float:
-    """Share of all positions' logits that the head computes: at masked positions, over the vocabulary or, for
-    `modality`, over a segment's own part of it and the special tokens."""
+    """Share of all positions' logits that the head computes: at masked positions that are not of a dropped condition,
+    over the vocabulary or, for `modality`, over a segment's own part of it and the special tokens. Under importance it
+    is as if each segment's schedule were that of the whole sequence."""
     total = 0.0
     for name, plan in modalities.items():
         segments = manifests[name].segments
         tokens = sum(segment.tokens for segment in segments)
         for segment in segments:
             noise = plan.noise.segments.get(segment.vocabulary, plan.noise)
-            by_schedule = importance == "none"
-            masked = (
-                cost.masked_share(noise) if by_schedule else cost.masked_share_by_importance(noise, plan.mean_tokens)
-            )
+            if importance == "none":
+                masked = cost.masked_share(noise)
+            else:
+                masked = cost.masked_share_by_importance(noise, plan.mean_tokens)
             computed = 1.0 if head == "full" else _reach(segment.vocabulary, vocabulary)
-            total += plan.share * plan.mean_tokens / shape.positions * segment.tokens / tokens * masked * computed
+            kept = 1.0 if segment is segments[-1] else 1.0 - plan.drop_condition
+            share = plan.share * plan.mean_tokens / shape.positions * segment.tokens / tokens
+            total += share * kept * masked * computed
     return total
 
 

@@ -465,6 +465,17 @@ def test_a_head_of_each_position_s_own_vocabulary_computes_less() -> None:
     assert full.hardware_flops - own.hardware_flops == pytest.approx(6 * full.model.width * positions * saved)
 
 
+def test_dropped_conditions_are_not_scored() -> None:
+    """Half of the pictures' tokens are their captions."""
+    plan, dropping = run(), run(modalities__image__drop_condition=0.5)
+    assert dropping.flops == plan.flops
+    positions = plan.steps * plan.batch.physical * plan.sequence_length
+    image = plan.modalities["image"]
+    fewer = image.share * image.mean_tokens / 32 * 2 / math.pi * 0.5 / 2
+    saved = 6 * plan.model.width * plan.model.vocabulary * positions * fewer
+    assert plan.hardware_flops - dropping.hardware_flops == pytest.approx(saved)
+
+
 def test_a_segment_s_own_schedule_masks_another_share() -> None:
     one = run(modalities__image__noise={"kind": "cosine", "segments": {"words": {"kind": "polynomial", "power": 3}}})
     other = run()
