@@ -69,7 +69,9 @@ def show_run(run: RunPlan, console: Console) -> None:
     _lines(console, _optimizer(run))
     _table(console, ("group", "values", "lr", "betas", "eps", "decay", "init std"), _groups(run))
     _heading(console, "data")
-    _table(console, ("modality", "weight", "of sequences", "tokens", "mean length", "noise", "data"), _modalities(run))
+    headings = ("modality", "weight", "of sequences", "tokens", "mean length", "condition dropped", "noise", "data")
+    _table(console, headings, _modalities(run))
+    _lines(console, [("times", f"{run.time.sampling}, importance {run.time.importance}"), ("head", run.head)])
     _lines(console, [(f"epochs of {source}", f"{epochs:.3g}") for source, epochs in run.epochs.items()])
     if len(run.mix) > 1:
         _line(console, "the mix changes:")
@@ -169,7 +171,8 @@ def _modalities(run: RunPlan) -> Iterator[Sequence[str]]:
     for name, plan in run.modalities.items():
         length = f"{plan.mean_tokens:.4g}{' packed' if plan.packed else ''}"
         numbers = (f"{plan.weight:.4g}", f"{plan.share:.4g}", short(plan.tokens), length)
-        yield name, *numbers, _noise(plan.noise), plan.data
+        noise = "; ".join([_noise(plan.noise), *(f"{part} {_noise(own)}" for part, own in plan.noise.segments.items())])
+        yield name, *numbers, f"{plan.drop_condition:g}", noise, plan.data
 
 
 def _noise(noise: Noise) -> str:

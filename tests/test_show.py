@@ -18,7 +18,7 @@ from rich.console import Console
 
 from compiler.columns import columns, find_column, write_csv
 from compiler.outliers import outliers
-from compiler.plan import MixStage, RunPlan, StudyPlan
+from compiler.plan import MixStage, Noise, RunPlan, StudyPlan, TimePlan
 from compiler.show import duration, show
 from compiler.single import find_run, show_run
 from specs.errors import RuleError
@@ -303,6 +303,18 @@ def test_a_run_whole() -> None:
     assert re.search(r"^image\s+0\.5\s.*cosine\s+pictures", text, flags=re.M)
     assert re.search(r"^all\s+.*100\.0%", text, flags=re.M)
     assert "the mix changes" not in text
+
+
+def test_what_decides_the_objective_is_shown() -> None:
+    run = plan().runs[0]
+    noise = Noise(kind="polynomial", power=2.0, segments={"words": Noise(kind="linear")})
+    image = replace(run.modalities["image"], drop_condition=0.25, noise=noise)
+    changed = replace(run, modalities=run.modalities | {"image": image}, head="modality")
+    text = seen(show_run, replace(changed, time=TimePlan(sampling="antithetic", importance="weight")))
+    assert re.search(r"^image\s.*0\.25\s+polynomial, power 2; words linear\s", text, flags=re.M)
+    assert re.search(r"^text\s.*\s0\s+linear\s", text, flags=re.M)
+    assert re.search(r"^times\s+antithetic, importance weight$", text, flags=re.M)
+    assert re.search(r"^head\s+modality$", text, flags=re.M)
 
 
 def test_a_run_s_mix_stages_are_shown_where_there_are_several() -> None:
