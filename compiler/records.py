@@ -35,8 +35,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 class GradientNoise(msgspec.Struct, frozen=True, kw_only=True):
     """Unbiased estimates from one step, of a gradient per non-padding token: `signal` is |G|², the squared norm of the
-    mean gradient, `noise` is tr Σ of the gradient of a batch of one sequence. Both may be negative by chance: average
-    each over steps, then divide. noise / signal is the simple noise scale in sequences (arXiv 1812.06162, eq. 2.9).
+    mean gradient, `noise` is tr Σ of the gradient of a batch of one sequence. `signal` may be negative by chance:
+    average each over steps, then divide. noise / signal is the simple noise scale in sequences (arXiv 1812.06162, eq.
+    2.9).
 
     Times are drawn independently for it, by the run's `time.importance`. Where that is none and weights go as 1 / t
     (linear and cosine schedules), tr Σ grows with the log of the least t drawn, without end: a few steps then make up

@@ -17,6 +17,7 @@ from compiler.plan import RunPlan
 from compiler.records import MIX
 from studies.analysis.cli import run_fit
 from studies.analysis.coordinates import FLAT, Sweep, coordinate_check
+from studies.analysis.experiment_tables import coordinates_table
 from studies.analysis.experiments import experiments
 from studies.analysis.gamma import batch_exponent
 from studies.analysis.invariance import batch_invariance
@@ -92,6 +93,10 @@ def test_planted_slopes_are_found_over_width_and_over_depth(width: float, depth:
         assert sweep.flat["embedding"]
         # At step 1 the logits are zero: there is nothing to compare.
         assert [slope.step for slope in sweep.of("logits")] == list(range(2, 9))
+        rows = {row[0]: row for row in coordinates_table(sweep).rows}
+        assert coordinates_table(sweep).header[1] == "step 1"
+        assert rows["logits"][1] == "–"
+        assert rows["all blocks"][1] != "–"
     assert sweeps["width", PLAIN].sizes == (64, 256, 1024)
 
 
@@ -317,6 +322,7 @@ def test_the_longest_of_four_horizons_takes_no_part_in_the_fit() -> None:
     [found] = batch_exponent(finished(sweeps(), loss), bootstrap=0)
     held = found.held_out
     assert found.gamma == pytest.approx(0.3)
+    assert [found.role(horizon) for horizon in found.horizons] == ["fitted"] * 3 + ["held out"]
     assert found.interval is None
     assert held is not None
     assert held.retuned == pytest.approx(6 * 16**0.8)
@@ -344,6 +350,7 @@ def test_edges_flat_curves_failures_and_missing_runs_are_said() -> None:
     assert edge.best == pytest.approx(400)
     assert edge.tuned == 64
     assert found.gamma is None
+    assert [found.role(horizon) for horizon in found.horizons] == ["left out"] * 3 + ["held out"]
     assert (falling.best, falling.tuned, falling.bends) == (None, None, 0.0)
     assert (failed.curve, failed.failed) == (None, 2)
     assert (missing.runs, missing.batches) == (0, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import altair as alt
 import numpy as np
@@ -12,7 +12,7 @@ import polars as pl
 from specs.quantities import format_quantity
 from studies.analysis.charts import COUNTS, HEIGHT, nelbo_axis
 from studies.analysis.coordinates import Sweep
-from studies.analysis.gamma import Gamma
+from studies.analysis.gamma import Gamma, Role
 from studies.analysis.invariance import Invariance, Losses
 from studies.analysis.learning_rate import Transfer
 
@@ -185,15 +185,13 @@ def batch_sweeps(found: Gamma) -> alt.LayerChart:
 
 
 def batch_law(found: Gamma) -> alt.LayerChart:
-    """The best logical batch over the horizon with its 90 % bar, and the fitted power law; the held-out horizon is a
-    square, and the law reaches to it."""
-    held = None if found.held_out is None else found.held_out.tokens
+    """The best logical batch over the horizon with its 90 % bar, and the fitted power law; horizons that took no part
+    in the fit have other marks, and the law reaches to them."""
     rows = []
     for horizon in found.horizons:
         if horizon.best is not None:
             low, high = horizon.interval or (horizon.best, horizon.best)
-            kind = "held out" if horizon.tokens == held else "fitted"
-            rows.append((horizon.tokens, horizon.best, low, high, kind))
+            rows.append((horizon.tokens, horizon.best, low, high, found.role(horizon)))
     table = pl.DataFrame(
         rows,
         schema={
@@ -216,7 +214,7 @@ def batch_law(found: Gamma) -> alt.LayerChart:
     scale = alt.Scale(type="log", base=2, nice=False, padding=12, domain=[min(ends) / 2, max(ends) * 2], clamp=True)
     axis = alt.Axis(title="best logical batch, sequences", format=".3~g", labelOverlap="greedy")
     x = _at("tokens", "training tokens", horizons, labelExpr=COUNTS)
-    color = alt.Color("kind:O", title=None, sort=["fitted", "held out"], legend=_legend())
+    color = alt.Color("kind:O", title=None, sort=list(get_args(Role)), legend=_legend())
     base = alt.Chart(table).encode(x=x, color=color)
     return alt.layer(
         alt.Chart(line)
@@ -225,7 +223,7 @@ def batch_law(found: Gamma) -> alt.LayerChart:
         base.mark_rule(strokeWidth=1.6).encode(y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q"),
         base.mark_point(filled=True, size=80, opacity=1).encode(
             y=alt.Y("batch:Q", scale=scale, axis=axis),
-            shape=alt.Shape("kind:N", sort=["fitted", "held out"], legend=None),
+            shape=alt.Shape("kind:N", sort=list(get_args(Role)), legend=None),
             tooltip=[
                 alt.Tooltip("tokens:Q", format=".3~s"),
                 alt.Tooltip("batch:Q", title="best batch", format=".3~g"),

@@ -59,9 +59,11 @@ def coordinates_table(sweep: Sweep) -> Found:
         if not slopes:
             rows.append((kind, *[NONE] * 4))
             continue
-        first, last = slopes[0], slopes[-1]
+        first = next((slope for slope in slopes if slope.step == sweep.steps[0]), None)
+        last = slopes[-1]
         verdict = Verdict("flat" if sweep.flat[kind] else "not flat", sweep.flat[kind])
-        rows.append((kind, _slope(first.slope), _slope(last.slope, last.standard_error), _times(last.factor), verdict))
+        at_first = NONE if first is None else _slope(first.slope)
+        rows.append((kind, at_first, _slope(last.slope, last.standard_error), _times(last.factor), verdict))
     lasts = [sweep.of(kind)[-1].step for kind in sweep.flat]
     header = ("activation", f"step {sweep.steps[0]}", f"step {max(lasts, default=sweep.steps[-1])}", "range", "verdict")
     return Found(sweep_title(sweep), header, tuple(rows))
@@ -157,13 +159,12 @@ def _spread(losses: Losses) -> str:
 
 def gamma_table(found: Gamma) -> Found:
     """The best logical batch of each horizon beside the law's, γ, and what following it costs."""
-    held = found.held_out
     rows = []
     for horizon in found.horizons:
-        is_held = held is not None and horizon.tokens == held.tokens
+        role = found.role(horizon)
         rows.append(
             (
-                format_quantity(horizon.tokens) + ("\nheld out" if is_held else ""),
+                format_quantity(horizon.tokens) + ("" if role == "fitted" else f"\n{role}"),
                 NONE if horizon.best is None else _stacked(horizon.best, horizon.interval, "{:.3g}"),
                 NONE if found.gamma is None else f"{found.law(horizon.tokens):.3g}",
                 f"{horizon.runs}" + (f" ({horizon.failed} failed)" if horizon.failed else ""),
@@ -194,7 +195,7 @@ def _gamma_said(found: Gamma) -> list[str]:
     if held is None:
         return said
     tokens = format_quantity(held.tokens)
-    longest = max(horizon.tokens for horizon in found.horizons if horizon.tokens < held.tokens)
+    longest = max(horizon.tokens for horizon in found.horizons if found.role(horizon) == "fitted")
     batch = _estimate(held.transferred, held.transferred_interval, "{:.3g}")
     regret = _estimate(held.regret, held.regret_interval, "{:.4f}")
     said.append(

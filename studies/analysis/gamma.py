@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -36,6 +36,7 @@ SURE = 0.9
 """Share of resamples that must bend up for an optimum to be trusted."""
 
 Interval = tuple[float, float]
+Role = Literal["fitted", "held out", "left out"]
 
 
 class Horizon(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +129,13 @@ class Gamma(msgspec.Struct, frozen=True, kw_only=True):
     study_gamma: float | None
     held_out: HeldOut | None
     warnings: tuple[str, ...]
+
+    def role(self, horizon: Horizon) -> Role:
+        """What one of `horizons` is for: the longest of enough is held out; of the others those without an optimum
+        among their batches are left out."""
+        if len(self.horizons) >= HELD_OUT_FROM and horizon is self.horizons[-1]:
+            return "held out"
+        return "left out" if horizon.best is None or horizon.edge else "fitted"
 
     def law(self, tokens: float) -> float:
         """B̃* at a horizon of `tokens`. Raises ValueError where γ could not be fitted."""
