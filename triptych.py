@@ -15,7 +15,8 @@ import typer
 if TYPE_CHECKING:
     from compiler.compile import Compiled
     from compiler.plan import StudyPlan
-    from runtime.status import RunState
+    from runtime.status import StudyState
+    from runtime.submission import Submitted
 
 app = typer.Typer(
     help="Declarative scaling studies of multimodal masked-diffusion models: plan, run, fit, report.",
@@ -264,8 +265,64 @@ def run(
 
 
 @app.command()
-def status(folder: Folder, as_json: Json = False) -> None:
-    """What is done, running, failed and why."""
+def submit(
+    study: StudyFile,
+    overrides: Overrides = None,
+    profile: Annotated[str | None, typer.Option(help="The cluster, instead of the study's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the sbatch files; submit nothing.")] = False,
+    out: Annotated[Path, typer.Option(help="Where studies and runs are kept; all nodes must see it.")] = Path("runs"),
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Submit the runs of a study to Slurm that are neither done nor queued."""
+    given = [*(overrides or []), *([f"cluster={profile}"] if profile else [])]
+    result = compiled(study, given, as_json, limit)
+    from rich.console import Console
+
+    from runtime.folders import build_sources, prepare
+    from runtime.submission import dry_run as sbatch_files
+    from runtime.submission import slurm_of
+    from runtime.submission import submit as submit_plan
+
+    with mistakes(as_json), failures():
+        slurm_of(result.plan.cluster)
+        if dry_run:
+            files = sbatch_files(result.plan, out)
+            print(json.dumps({"sbatch": files}) if as_json else "\n".join(files))
+            return
+        data_root = study.resolve().parent
+        build_sources(result.plan, data_root)
+        prepare(result, study, given, out, "submit")
+        _print_submitted(submit_plan(result.plan, data_root, out, Console(stderr=True)), as_json)
+
+
+def _print_submitted(submitted: Submitted, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(submitted).decode())
+        return
+    counts = {
+        "submitted": sum(map(len, submitted.jobs.values())),
+        "done": len(submitted.done),
+        "queued or training already": len(submitted.queued),
+        "cancelled": len(submitted.cancelled),
+    }
+    print("runs: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+    arrays = sorted({job.partition("_")[0] for job in submitted.jobs}, key=int)
+    if arrays:
+        print(f"{len(submitted.jobs):,} jobs, of Slurm's {', '.join(arrays)}")
+
+
+@app.command()
+def status(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until nothing waits or trains.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks, with --watch.")] = 2.0,
+    rows: Annotated[int, typer.Option(min=0, help="Rows to show, those that train or failed first; 0 for all.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """What is done, running, waiting, failed and why."""
     with mistakes(as_json):
         if as_json:
             _print_states(folder)
@@ -273,8 +330,97 @@ def status(folder: Folder, as_json: Json = False) -> None:
         from rich.console import Console
 
         from runtime.status import show
+        from runtime.status import watch as keep_showing
 
-        show(*_states(folder), Console())
+        _, state = _states(folder)
+        if watch:
+            keep_showing(folder, Console(), rows or None, every)
+        else:
+            show(state, Console(), rows or None)
+
+
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN]...", help="Runs by name, id, its first digits or #number; or all."),
+]
+
+
+@app.command()
+def cancel(folder: Folder, runs: Runs = None, as_json: Json = False) -> None:
+    """Cancel a study's runs: what trains is saved and stops, what waits never begins."""
+    import msgspec
+
+    with mistakes(as_json), failures():
+        from runtime.orders import cancel as cancel_runs
+
+        plan, _ = _states(folder)
+        done = cancel_runs(plan, runs or [], folder.absolute().parent)
+    if as_json:
+        print(msgspec.json.encode(done).decode())
+    else:
+        print(f"{len(done.cancelled)} runs cancelled, {len(done.asked)} asked to save and stop, {len(done.done)} done")
+
+
+@app.command()
+def retry(
+    folder: Folder,
+    runs: Runs = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that failed, not the cancelled.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take up failed and cancelled runs again, from what was saved, here or on the cluster as before."""
+    with mistakes(as_json), failures():
+        from rich.console import Console
+
+        from compiler.source import launcher_of
+        from runtime.orders import retry as take_up
+        from runtime.study import train_here
+        from runtime.submission import submit as submit_plan
+
+        plan, _ = _states(folder)
+        source, out = launcher_of(folder), folder.absolute().parent
+        again = {run.id for run in take_up(plan, runs or [], out, failed_only=failed)}
+        console, data_root = Console(stderr=True), Path(source.file).parent
+        console.print(f"{len(again)} runs are taken up again", highlight=False)
+        if source.launcher == "submit":
+            _print_submitted(submit_plan(plan, data_root, out, console, only=again), as_json)
+            return
+        code = train_here(plan, data_root, out, only=again, console=console) if again else 0
+        if as_json:
+            _print_states(folder)
+    raise typer.Exit(code)
+
+
+@app.command()
+def logs(
+    where: Annotated[Path, typer.Argument(metavar="DIR|RUN_FOLDER", help="A study's folder, or a run's.")],
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run, where a study is given.")] = None,
+    lines: Annotated[int, typer.Option(min=0, help="Last lines to print; 0 for all.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on printing until the run ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what a run has logged, and what its Slurm job has."""
+    with mistakes(as_json):
+        from compiler.single import find_run
+        from runtime.logs import follow as keep_printing
+        from runtime.logs import log_files, logs_json, print_logs
+
+        home, study = where, None
+        if (where / "plan.json").is_file() or run is not None:
+            chosen = find_run(_states(where)[0], run or "")
+            home, study = where / "runs" / chosen.id, where
+        elif not (home / "run.json").is_file():
+            from specs.errors import Problem, SpecError
+
+            todo = "give a run's folder such as runs/demo/runs/ID, or a study's folder and a run's name"
+            raise SpecError([Problem(str(where), 1, "run.json", "this is not the folder of a run or a study", todo)])
+        files = log_files(home, study)
+    if as_json:
+        print(logs_json(files, lines))
+    else:
+        print_logs(files, lines, sys.stdout)
+        if follow:
+            keep_printing(home, sys.stdout)
 
 
 Params = Annotated[
@@ -346,17 +492,23 @@ def _print_paths(paths: Iterable[Path], as_json: bool) -> None:
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Print why data cannot be had, and exit with 1."""
+    """Print why data cannot be had, Slurm does not take jobs, or files cannot be written; and exit with 1."""
     from runtime.data import DataError
+    from runtime.scheduler import SchedulerError
 
     try:
         yield
-    except DataError as error:
+    except (DataError, SchedulerError) as error:
         print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
-def _states(folder: Path) -> tuple[StudyPlan, list[RunState]]:
+def _states(folder: Path) -> tuple[StudyPlan, StudyState]:
     """A study's plan and where its runs stand. Raises SpecError where `folder` is not a study's."""
     import msgspec
 
@@ -376,8 +528,7 @@ def _states(folder: Path) -> tuple[StudyPlan, list[RunState]]:
 def _print_states(folder: Path) -> None:
     import msgspec
 
-    plan, states = _states(folder)
-    print(msgspec.json.encode({"study": plan.study, "runs": states}).decode())
+    print(msgspec.json.encode(_states(folder)[1]).decode())
 
 
 def main() -> None:

@@ -75,6 +75,11 @@ def find_cluster(name: str) -> ClusterPlan:
         minutes=spec.time,
         array_limit=spec.array_limit,
         setup=spec.setup,
+        cpus_per_task=spec.cpus_per_task,
+        memory=spec.memory,
+        notice=spec.notice,
+        pack=spec.pack,
+        options=spec.options,
     )
     return ClusterPlan(
         name=name,
@@ -82,6 +87,7 @@ def find_cluster(name: str) -> ClusterPlan:
         mfu=spec.mfu,
         nodes=spec.nodes,
         gpus_per_node=spec.gpus_per_node,
+        patience=spec.patience,
         slurm=slurm if spec.kind == "slurm" else None,
     )
 

@@ -6,7 +6,14 @@ batches are in sequences, `nats` and `FLOPs` are never scaled.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+Id = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+"""A run's id, also its folder's name: a plan from elsewhere must not lead out of the store."""
+
+FolderName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 
 NUMERICS = 2
 """Version of everything that decides a run's numbers and is not in its plan; raised when results change."""
@@ -219,16 +226,18 @@ class EvaluationPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint every `every` steps (0: only at the end), the newest `keep` kept."""
+    """A checkpoint every `every` steps (0: only at the end), the newest `keep` kept; and one at the first step at or
+    after each multiple of `keep_every` tokens (0: none), kept for good."""
 
     every: int
     keep: int
+    keep_every: float = 0.0
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One training run, complete: the runtime needs nothing else but the data."""
 
-    id: str
+    id: Id
     name: str
     seed: int
     point: dict[str, int | float | str | bool | None]
@@ -285,7 +294,8 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slurm(msgspec.Struct, frozen=True, kw_only=True):
-    """What Slurm is asked for. None leaves it to the cluster; `setup` lines run before the job."""
+    """What Slurm is asked for. None leaves it to the cluster; `setup` lines run before the job, `options` are further
+    ones of sbatch. `notice` is in seconds before the limit, `pack` in minutes that a job is kept busy with runs."""
 
     partition: str | None = None
     account: str | None = None
@@ -294,18 +304,29 @@ class Slurm(msgspec.Struct, frozen=True, kw_only=True):
     minutes: int | None = None
     array_limit: int | None = None
     setup: tuple[str, ...] = ()
+    cpus_per_task: int | None = None
+    memory: str | None = None
+    notice: int = 120
+    pack: float = 30.0
+    options: dict[str, str | int | bool] = {}
 
 
 class ClusterPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster that a study is costed for. `mfu` is the share of the peak that training sustains on model FLOPs;
-    `slurm` is None for this machine."""
+    `patience` is how many seconds a rank waits for the others; `slurm` is None for this machine."""
 
     name: str
     accelerator: Accelerator
     mfu: float
     nodes: int
     gpus_per_node: int
+    patience: float = 1800.0
     slurm: Slurm | None = None
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether devices are GPUs, to be asked for by number, and not a CPU's cores."""
+        return not self.accelerator.name.startswith("cpu")
 
     @property
     def devices(self) -> int:
@@ -321,7 +342,7 @@ class StudyPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A compiled study. `digest` is a hash of totals and runs. `excluded` counts the points that `exclude` and `only`
     took out; `hours` is the wall time of the study on `cluster`."""
 
-    study: str
+    study: FolderName
     digest: str
     warnings: tuple[str, ...]
     cluster: ClusterPlan

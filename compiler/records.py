@@ -1,13 +1,16 @@
 """What runs leave on disk: names, places and record types, shared by the runtime that writes and all that read.
 
 DIR/store/ID/        one folder per run, wherever it is named: run.json, status.json, metrics.jsonl, eval.jsonl,
-                     checkpoint/, log.txt
-DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/ID -> ../../store/ID
+                     checkpoint/step-N/, log.txt; lease-N (who owns it), job.json (which job was to train it), cancel
+DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/ID -> ../../store/ID, slurm/ (its jobs)
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Literal
@@ -18,10 +21,44 @@ MIX = "all"
 """The modality of what stands for the whole mix."""
 
 State = Literal["pending", "running", "preempted", "failed", "done", "cancelled"]
+"""`preempted` is interrupted by anything but its own fault: it goes on from its newest checkpoint."""
+
+
+RESULTS = ("metrics.jsonl", "eval.jsonl")
+"""The files of rows that a run leaves."""
+
+KEPT_ATTEMPTS = 100
+"""Attempts that a status remembers."""
+
+
+_CHECKPOINT = re.compile(r"step-(\d{1,15})")
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One time that processes worked at a run: from the step that they resumed at to the last that is saved.
+
+    `state` is how it ended, running while it does; `job` names the scheduler's job, empty without one. Times are Unix
+    seconds.
+    """
+
+    state: State = "running"
+    reason: str = ""
+    job: str = ""
+    hosts: tuple[str, ...] = ()
+    pid: int = 0
+    ranks: int = 1
+    started: float = 0.0
+    ended: float = 0.0
+    first_step: int = 0
+    last_step: int = 0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`status.json`: where a run stands. Times are Unix seconds."""
+    """`status.json`: where a run stands, written by its owner alone. Times are Unix seconds.
+
+    `diverged` says of a failed run that its loss was not a number: to run it again would not help. `history` holds the
+    newest attempts of all `attempts`. `results` are the SHA-256 sums of a done run's rows, by file.
+    """
 
     state: State
     reason: str = ""
@@ -31,6 +68,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     started: float = 0.0
     updated: float = 0.0
+    diverged: bool = False
+    history: tuple[Attempt, ...] = ()
+    results: dict[str, str] = {}
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """`job.json`: the scheduler's job that is to train a run, such as 123_4, and when it was submitted."""
+
+    job: str
+    profile: str
+    submitted: float
 
 
 class GradientNoise(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +163,15 @@ def study_folder(out: Path, study: str) -> Path:
     return out / study
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of all checkpoints in a run's folder, the newest first, whole or not."""
+    try:
+        found = (_CHECKPOINT.fullmatch(name) for name in os.listdir(folder / "checkpoint"))
+    except FileNotFoundError:
+        return []
+    return sorted((int(match[1]) for match in found if match is not None), reverse=True)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader sees the old bytes or the new, never a part."""
     # Not tempfile: its files are their owner's alone, and people share study folders.
@@ -138,3 +195,26 @@ def read_status(folder: Path) -> Status:
         return Status(state="pending")
     except (msgspec.MsgspecError, OSError) as error:
         return Status(state="failed", reason=f"status.json cannot be read: {error}")
+
+
+def read_submission(folder: Path) -> Submission | None:
+    """The job that a run was last submitted as, None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / "job.json").read_bytes(), type=Submission)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 sums of a run's rows as they are on disk, by file; files that are not there are left out."""
+    found = {}
+    for name in RESULTS:
+        with contextlib.suppress(FileNotFoundError), (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run is done, and its rows are still those that it wrote."""
+    status = read_status(folder)
+    return status.state == "done" and status.results == digests(folder)

@@ -212,7 +212,11 @@ class Compiler:
             head=base.head,
             parallel=parallel,
             evaluation=EvaluationPlan(sequences=base.evaluation.sequences, every=base.evaluation.every),
-            checkpoint=CheckpointPlan(every=base.checkpoint.every, keep=base.checkpoint.keep),
+            checkpoint=CheckpointPlan(
+                every=base.checkpoint.every,
+                keep=base.checkpoint.keep,
+                keep_every=base.checkpoint.keep_every or 0.0,
+            ),
             monitor=MonitorPlan(
                 gradient_noise=base.monitor.gradient_noise,
                 activations=base.monitor.activations,

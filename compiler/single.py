@@ -213,7 +213,8 @@ def _cost(run: RunPlan) -> Iterator[tuple[str, str]]:
     yield "time", f"{run.device_hours:.4g} device-hours, about {duration(run.device_hours / parallel.ranks)} on {ranks}"
     evaluation, checkpoint = run.evaluation, run.checkpoint
     yield "evaluation", f"{evaluation.sequences:,} sequences of each modality, {_every(evaluation.every)}"
-    yield "checkpoints", f"{_every(checkpoint.every)}, the newest {checkpoint.keep} kept"
+    kept = f", and one every {checkpoint.keep_every:,.0f} tokens" if checkpoint.keep_every else ""
+    yield "checkpoints", f"{_every(checkpoint.every)}, the newest {checkpoint.keep} kept{kept}"
 
 
 def _every(steps: int) -> str:

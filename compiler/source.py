@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -10,11 +11,12 @@ from specs.errors import Problem, SpecError
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """`source.json`: the study's file at the time, the overrides, and the plan's digest."""
+    """`source.json`: the study's file at the time, the overrides, the plan's digest, and which command trained it."""
 
     file: str
     overrides: tuple[str, ...]
     digest: str
+    launcher: Literal["run", "submit"] = "run"
 
 
 def source_of(folder: Path) -> tuple[Path, list[str], str]:
@@ -40,3 +42,12 @@ def source_of(folder: Path) -> tuple[Path, list[str], str]:
         return Path(source.file), list(source.overrides), home.name
     todo = "give a folder such as runs/demo/runs/ID, or a study's file and a run's name"
     raise SpecError([Problem(str(folder), 1, "source.json", "this is not the folder of a study's run", todo)])
+
+
+def launcher_of(study: Path) -> Source:
+    """What trained the study in folder `study`. Raises SpecError where it does not say."""
+    try:
+        return msgspec.json.decode((study / "source.json").read_bytes(), type=Source)
+    except (OSError, msgspec.MsgspecError) as error:
+        todo = "run or submit the study again"
+        raise SpecError([Problem(str(study / "source.json"), 1, "source", f"cannot be read ({error})", todo)]) from None

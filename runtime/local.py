@@ -5,7 +5,9 @@ No torch here: the launcher starts at once, and pays for torch once per worker, 
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import math
 import os
 import queue
 import shutil
@@ -15,19 +17,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import yaml  # type: ignore[import-untyped]
 
-from compiler.compile import Compiled
 from compiler.plan import RunPlan
-from compiler.records import read_status, store_folder, study_folder, write_atomically
-from compiler.source import Source
-from runtime.worker import Answer, Job, hold, write_status
+from compiler.records import State, Status, is_done, read_status, store_folder
+from runtime import attempts
+from runtime.lease import Lease, Watch
+from runtime.worker import HUNG, LOST, PATIENCE, STOP, Answer, Job
 
 Report = Callable[[RunPlan, Answer], None]
+
+OTHERS = 20.0
+"""Seconds that the other ranks have to answer once one has not come to the end."""
+
+BUSY = 1.0
+"""Seconds between looks at a run that another process trains."""
 
 
 def processors() -> int:
@@ -61,29 +68,50 @@ class WorkerGroup:
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
                 env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                start_new_session=True,  # a terminal's Ctrl-C is the launcher's to pass on
             )
             for rank in range(ranks)
         ]
 
-    def train(self, folder: Path, data_root: Path) -> Answer:
-        """Train the run in `folder`. An answer of `died` means that the group must be replaced."""
+    def train(self, job: Job) -> Answer:
+        """Train a run. After `preempted` the group must be closed."""
         self.meetings += 1
         store = str(self.folder / f"store-{self.meetings}") if self.ranks > 1 else None
-        line = msgspec.json.encode(Job(str(folder), str(data_root), store)) + b"\n"
-        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        for process in self.processes:
-            threading.Thread(target=self._ask, args=(process, line, answers), daemon=True).start()
-        worst = Answer("done")
-        for _ in self.processes:
-            answer = answers.get()
-            if answer.state != "done":
-                worst = answer
-                if self.ranks > 1:
-                    return Answer("died", answer.reason)  # the other ranks wait for this one for ever
-        return worst
+        line = msgspec.json.encode(msgspec.structs.replace(job, store=store)) + b"\n"
+        replies: queue.SimpleQueue[tuple[int, Answer | None]] = queue.SimpleQueue()
+        for rank, process in enumerate(self.processes):
+            threading.Thread(target=self._ask, args=(rank, process, line, replies), daemon=True).start()
+        watch, answers, dead = Watch(Path(job.folder)), dict[int, Answer](), list[int]()
+        deadline = math.inf
+        while len(answers) + len(dead) < self.ranks and time.monotonic() < deadline:
+            try:
+                rank, answer = replies.get(timeout=1.0)
+            except queue.Empty:
+                if watch.is_silent():
+                    return Answer("preempted", f"its process gave no sign of life for {watch.patience:.0f} s")
+                continue
+            if answer is None:
+                dead.append(rank)
+            else:
+                answers[rank] = answer
+            if answer is None or answer.state != "done":
+                deadline = min(deadline, time.monotonic() + OTHERS)  # those that are left may wait for one that is gone
+        if dead:
+            ways = ", ".join(ending(self.processes[rank].wait()) for rank in sorted(dead))
+            which = "its process" if self.ranks == 1 else f"rank {', '.join(map(str, sorted(dead)))}"
+            return Answer("preempted", f"{which} ended ({ways})")
+        if len(answers) < self.ranks:
+            reason = next(answer.reason for answer in answers.values() if answer.state != "done")
+            return Answer("preempted", f"a rank did not answer; another: {reason}")
+        return answers[0]
 
     @staticmethod
-    def _ask(process: subprocess.Popen[bytes], line: bytes, answers: queue.SimpleQueue[Answer]) -> None:
+    def _ask(
+        rank: int,
+        process: subprocess.Popen[bytes],
+        line: bytes,
+        replies: queue.SimpleQueue[tuple[int, Answer | None]],
+    ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -92,10 +120,15 @@ class WorkerGroup:
             reply = process.stdout.readline()
         except OSError:
             reply = b""
-        if reply:
-            answers.put(msgspec.json.decode(reply, type=Answer))
-        else:
-            answers.put(Answer("died", f"its process ended ({ending(process.wait())})"))
+        replies.put((rank, msgspec.json.decode(reply, type=Answer) if reply else None))
+
+    def stop(self) -> None:
+        """Ask all ranks to save the run that they train, and to take no other."""
+        for process in self.processes:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.write(STOP)
+                process.stdin.flush()
 
     def close(self) -> None:
         """End the processes."""
@@ -108,94 +141,147 @@ class WorkerGroup:
 
 def ending(code: int) -> str:
     """How a process ended, in words."""
+    if code in (LOST, HUNG):
+        return {LOST: "another process has taken over the run", HUNG: "it came no further"}[code]
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def prepare(compiled: Compiled, study_file: Path, overrides: Sequence[str], out: Path) -> None:
-    """Write the study's folder, and a folder for each of its runs in the store."""
-    plan, document = compiled.plan, compiled.loaded.document
-    folder = study_folder(out, plan.study)
-    links = folder / "runs"
-    links.mkdir(parents=True, exist_ok=True)
-    text = study_file.read_bytes()
-    if overrides or len(document.files) > 1:
-        # What includes and the command line brought is written in, so that the folder says it all.
-        text = yaml.safe_dump(document.data, sort_keys=False, allow_unicode=True).encode()
-    write_atomically(folder / "study.yaml", text)
-    source = Source(file=str(study_file.resolve()), overrides=tuple(overrides), digest=plan.digest)
-    write_atomically(folder / "source.json", msgspec.json.encode(source))
-    write_atomically(folder / "plan.json", msgspec.json.encode(plan))
-    for run in plan.runs:
-        home = store_folder(out, run.id)
-        home.mkdir(parents=True, exist_ok=True)
-        write_atomically(home / "run.json", msgspec.json.encode(run))
-        link = links / run.id
-        if not link.is_symlink():
-            link.symlink_to(os.path.relpath(home, links))
+class Pool:
+    """Workers that train runs, longest first, several at once, until all have ended or it is told to stop.
 
+    A run whose processes die is tried again, up to `attempts.FRUITLESS` times without a checkpoint of its own. One that
+    another process trains is waited for, and taken over where that process dies.
+    """
 
-def train_all(
-    runs: list[RunPlan],
-    out: Path,
-    data_root: Path,
-    *,
-    workers: int | None,
-    started: Callable[[RunPlan], None],
-    ended: Report,
-) -> None:
-    """Train `runs`, longest first, several at once. `started` and `ended` are called from worker threads."""
-    waiting: queue.SimpleQueue[RunPlan] = queue.SimpleQueue()
-    for run in sorted(runs, key=lambda run: (-run.parallel.ranks, -run.flops)):
-        waiting.put(run)
-    ranks = max((run.parallel.ranks for run in runs), default=1)
-    devices = accelerators()
-    slots = workers or max(1, (len(devices) or processors()) // ranks)
-    threads = max(1, processors() // (slots * ranks))
+    def __init__(
+        self,
+        runs: list[RunPlan],
+        out: Path,
+        data_root: Path,
+        *,
+        workers: int | None,
+        patience: float = PATIENCE,
+        started: Callable[[RunPlan], None],
+        ended: Report,
+    ) -> None:
+        self.out, self.data_root, self.patience = out, data_root, patience
+        self.started, self.ended = started, ended
+        self.waiting = sorted(runs, key=lambda run: (run.parallel.ranks, run.flops))
+        self.watches: dict[str, Watch] = {}
+        self.ranks = max((run.parallel.ranks for run in runs), default=1)
+        self.devices = accelerators()
+        self.slots = workers or max(1, (len(self.devices) or processors()) // self.ranks)
+        self.threads = max(1, processors() // (self.slots * self.ranks))
+        self.lock = threading.Lock()
+        self.groups: dict[int, WorkerGroup] = {}
+        self.stopping = False
 
-    def work(slot: int) -> None:
-        group: WorkerGroup | None = None
+    def train(self) -> None:
+        """Train all runs. `started` and `ended` are called from several threads."""
+        threads = [
+            threading.Thread(target=self._work, args=(slot,), daemon=True)
+            for slot in range(min(self.slots, len(self.waiting)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # so that signals are heard
+
+    def stop(self) -> None:
+        """Begin no other run, and let those that train be saved and end."""
+        with self.lock:
+            self.stopping = True
+            for group in self.groups.values():
+                group.stop()
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        with self.lock:
+            self.stopping = True
+            for group in self.groups.values():
+                for process in group.processes:
+                    process.kill()
+
+    def _work(self, slot: int) -> None:
         try:
             while True:
-                try:
-                    run = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                if group is None or group.ranks != run.parallel.ranks:
-                    if group is not None:
-                        group.close()
-                    own = devices[slot * ranks : slot * ranks + run.parallel.ranks]
-                    group = WorkerGroup(run.parallel.ranks, threads, own)
-                started(run)
-                folder = store_folder(out, run.id)
-                answer = group.train(folder, data_root)
-                if answer.state == "died":
-                    group.close()
-                    group = None
-                    answer = Answer("failed", answer.reason)
-                    write_status(
-                        folder,
-                        msgspec.structs.replace(
-                            read_status(folder), state="failed", reason=answer.reason, updated=time.time()
-                        ),
-                    )
-                ended(run, answer)
+                with self.lock:
+                    if self.stopping or not self.waiting:
+                        return
+                    run = self.waiting.pop()
+                answer = self._attempt(slot, run)
+                if answer is None:
+                    with self.lock:
+                        self.waiting.insert(0, run)
+                    time.sleep(BUSY)
         finally:
-            if group is not None:
-                group.close()
+            self._close(slot)
 
-    threads_ = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in range(min(slots, len(runs)))]
-    for thread in threads_:
-        thread.start()
-    for thread in threads_:
-        thread.join()
+    def _attempt(self, slot: int, run: RunPlan) -> Answer | None:
+        """Train a run to its end; None where its turn is later, since another process has it."""
+        folder = store_folder(self.out, run.id)
+        watch = self.watches.setdefault(run.id, Watch(folder))
+        try:
+            evict = watch.evictable()
+        except OSError as error:
+            return self._ended(run, Answer("failed", f"{folder} cannot be read: {error.strerror}"))
+        if evict is None:
+            return None
+        if is_done(folder):
+            return self._ended(run, Answer("done"))
+        job = Job(str(folder), str(self.data_root), evict=evict, patience=self.patience)
+        self.started(run)
+        fruitless = 0
+        while True:
+            answer = self._group(slot, run.parallel.ranks).train(job)
+            if answer.state == "busy":
+                return None
+            if answer.state != "preempted":
+                return self._ended(run, answer)
+            self._close(slot)  # its processes are dead, or were told by a signal to take no other run
+            status = self._note(folder, answer.reason)
+            if self.stopping:
+                return self._ended(run, answer)
+            fruitless = 0 if attempts.was_fruitful(status) else fruitless + 1
+            if fruitless == attempts.FRUITLESS:
+                answer = Answer("failed", f"{attempts.GAVE_UP}; the last: {answer.reason}")
+                self._note(folder, answer.reason, "failed")
+                return self._ended(run, answer)
+            job = msgspec.structs.replace(job, evict=-1)
 
+    def _ended(self, run: RunPlan, answer: Answer) -> Answer:
+        self.ended(run, answer)
+        return answer
 
-def is_held(folder: Path) -> bool:
-    """Whether a live process on this machine trains the run in `folder`."""
-    if not (folder / "lock").exists():
-        return False
-    lock = hold(folder)
-    if lock is None:
-        return True
-    lock.close()
-    return False
+    def _note(self, folder: Path, reason: str, state: State = "preempted") -> Status:
+        """Write how an attempt ended where its processes could not; returns the status."""
+        status = read_status(folder)
+        try:
+            lease = Lease.take(folder)
+            if lease is None:
+                return status
+            with lease:
+                return attempts.end(read_status(folder), folder, state, reason)
+        except OSError:
+            return attempts.close(status, folder, state, reason)
+
+    def _group(self, slot: int, ranks: int) -> WorkerGroup:
+        group = self.groups.get(slot)
+        if group is not None and group.ranks != ranks:
+            self._close(slot)
+            group = None
+        if group is None:
+            own = self.devices[slot * self.ranks : slot * self.ranks + ranks]
+            group = WorkerGroup(ranks, self.threads, own)
+            with self.lock:
+                self.groups[slot] = group
+                if self.stopping:
+                    group.stop()
+        return group
+
+    def _close(self, slot: int) -> None:
+        with self.lock:
+            group = self.groups.pop(slot, None)
+        if group is not None:
+            group.close()

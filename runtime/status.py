@@ -1,36 +1,64 @@
-"""Where the runs of a study stand, read from their folders."""
+"""Where the runs of a study stand: read from their folders first, and from the scheduler where a run waits in it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from compiler.plan import RunPlan, StudyPlan
-from compiler.records import Metrics, Status, read_status
-from runtime.local import is_held
+from compiler.records import Metrics, State, Status, read_status, read_submission
+from runtime import scheduler
+from runtime.lease import is_held
+from runtime.scheduler import QueuedJob, SchedulerError
 
 TAIL = 16384
 """Bytes at the end of `metrics.jsonl` that surely hold a whole row."""
 
-COLOURS = {"done": "green", "failed": "red", "running": "cyan", "preempted": "yellow", "pending": "dim"}
+COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "running": "cyan",
+    "preempted": "yellow",
+    "pending": "dim",
+    "cancelled": "magenta",
+}
+
+ORDER: tuple[State, ...] = ("running", "failed", "preempted", "pending", "cancelled", "done")
+"""Which runs come first where not all are shown."""
 
 
 class RunState(msgspec.Struct, frozen=True):
-    """One run as `triptych status` shows it. `tokens_per_second` and `loss` are of its last logged step."""
+    """One run as `triptych status` shows it. `tokens_per_second` and `loss` are of its last logged step; `seconds_left`
+    is how long the rest takes at that pace, of runs that train; `job` is the scheduler's that has it now."""
 
     id: str
     name: str
-    state: str
+    state: State
     reason: str
     attempts: int
     step: int
     steps: int
     loss: float | None
     tokens_per_second: float | None
+    tokens: int = 0
+    seconds_left: float | None = None
+    job: str = ""
+    hosts: tuple[str, ...] = ()
+
+
+class StudyState(msgspec.Struct, frozen=True):
+    """A study's runs. `scheduler` says what is wrong with it, where it was asked and did not answer."""
+
+    study: str
+    runs: list[RunState]
+    scheduler: str = ""
 
 
 def last_metrics(folder: Path) -> Metrics | None:
@@ -50,13 +78,16 @@ def last_metrics(folder: Path) -> Metrics | None:
     return None
 
 
-def run_state(folder: Path, run: RunPlan) -> RunState:
-    """Where a run stands. One that is `running` with no live process was interrupted: it is shown as preempted."""
-    status: Status = read_status(folder)
-    state, reason = status.state, status.reason
-    if state == "running" and not is_held(folder):
-        state, reason = "preempted", "its process is gone; run the study again to go on"
+def run_state(folder: Path, run: RunPlan, queue: dict[str, QueuedJob] | None) -> RunState:
+    """Where a run stands. `queue` holds the scheduler's jobs, None where it was not or could not be asked."""
+    status = read_status(folder)
     newest = last_metrics(folder)
+    state, reason, job = status.state, status.reason, ""
+    if state not in ("done", "failed"):
+        state, reason, job = _life(folder, status, queue)
+    left = None
+    if state == "running" and newest is not None and newest.tokens_per_second > 0:
+        left = max(0.0, run.tokens - newest.tokens) / newest.tokens_per_second
     return RunState(
         id=run.id,
         name=run.name,
@@ -67,41 +98,116 @@ def run_state(folder: Path, run: RunPlan) -> RunState:
         steps=run.steps,
         loss=newest.loss if newest else None,
         tokens_per_second=newest.tokens_per_second if newest else None,
+        tokens=newest.tokens if newest else 0,
+        seconds_left=left,
+        job=job,
+        hosts=status.history[-1].hosts if status.history else (),
     )
 
 
-def study_states(folder: Path) -> tuple[StudyPlan, list[RunState]]:
+def _life(folder: Path, status: Status, queue: dict[str, QueuedJob] | None) -> tuple[State, str, str]:
+    """State, reason and job of a run that has not ended by itself."""
+    submission = read_submission(folder)
+    job = submission.job if submission is not None else ""
+    if status.state == "running" and is_held(folder):
+        return "running", status.reason, status.history[-1].job if status.history else ""
+    if (folder / "cancel").exists():
+        return "cancelled", "`triptych retry` takes it up again", ""
+    queued = queue.get(job) if queue is not None else None
+    if queued is not None:
+        waits = f"its job {job} waits ({queued.reason})"
+        reason = waits if queued.state == "PENDING" else f"its job {job} is {queued.state.lower()} on {queued.nodes}"
+        return "preempted" if status.attempts else "pending", reason, job
+    again = "run or submit the study again to go on"
+    if job and queue is None:
+        again = f"the scheduler was not asked about its job {job}"
+    elif job:
+        again = f"its job {job} is no longer queued; submit the study again"
+    if status.state == "running":
+        return "preempted", f"its process is gone; {again}", ""
+    if status.state == "preempted":
+        return "preempted", f"{status.reason}; {again}", ""
+    return status.state, again if job else status.reason, ""
+
+
+def study_states(folder: Path) -> tuple[StudyPlan, StudyState]:
     """The plan in a study's folder and where its runs stand.
 
     Raises FileNotFoundError where the folder holds no plan, msgspec.MsgspecError where the plan cannot be read.
     """
     plan = msgspec.json.decode((folder / "plan.json").read_bytes(), type=StudyPlan)
-    return plan, [run_state(folder / "runs" / run.id, run) for run in plan.runs]
+    homes = {run.id: folder / "runs" / run.id for run in plan.runs}
+    queue, trouble = None, ""
+    if any((home / "job.json").exists() and read_status(home).state != "done" for home in homes.values()):
+        try:
+            queue = scheduler.queue()
+        except SchedulerError as error:
+            trouble = str(error)
+    states = [run_state(homes[run.id], run, queue) for run in plan.runs]
+    return plan, StudyState(study=plan.study, runs=states, scheduler=trouble)
 
 
-def show(plan: StudyPlan, states: list[RunState], console: Console) -> None:
-    """Print a table of runs, and how many are in which state."""
-    table = Table(title=f"study {escape(plan.study)}", title_justify="left")
-    for heading in ("run", "id", "state", "steps", "loss", "tokens/s", "attempts", "reason"):
+def show(state: StudyState, console: Console, rows: int | None) -> None:
+    """Print a table of runs, at most `rows` of them, and how many are in which state."""
+    console.print(_drawn(state, rows))
+
+
+def watch(folder: Path, console: Console, rows: int | None, every: float) -> None:
+    """Show a live table, read anew `every` so many seconds, until no run is pending or running, or Ctrl-C."""
+    with Live(console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                state = study_states(folder)[1]
+                live.update(_drawn(state, rows), refresh=True)
+                if not any(run.state in ("running", "pending") or run.job for run in state.runs):
+                    return
+                time.sleep(every)
+        except KeyboardInterrupt:
+            return
+
+
+def _drawn(state: StudyState, rows: int | None) -> Group:
+    table = Table(title=f"study {escape(state.study)}", title_justify="left")
+    for heading in ("run", "id", "state", "steps", "loss", "tokens/s", "left", "attempts", "reason"):
         table.add_column(heading, justify="left" if heading in ("run", "id", "state", "reason") else "right")
-    for state in states:
+    shown = state.runs
+    if rows is not None and len(shown) > rows:
+        shown = sorted(state.runs, key=lambda run: ORDER.index(run.state))[:rows]
+    for run in shown:
         table.add_row(
-            escape(state.name),
-            state.id,
-            f"[{COLOURS.get(state.state, 'default')}]{state.state}[/]",
-            f"{state.step:,}/{state.steps:,}",
-            "" if state.loss is None else f"{state.loss:.3f}",
-            "" if state.tokens_per_second is None else f"{state.tokens_per_second:,.0f}",
-            str(state.attempts),
-            escape(state.reason),
+            escape(run.name),
+            run.id,
+            f"[{COLOURS[run.state]}]{run.state}[/]",
+            f"{run.step:,}/{run.steps:,}",
+            "" if run.loss is None else f"{run.loss:.3f}",
+            "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
+            "" if run.seconds_left is None else duration(run.seconds_left),
+            str(run.attempts),
+            escape(run.reason),
         )
-    console.print(table)
-    console.print(summary(states))
+    lines: list[Table | str] = [table]
+    if len(shown) < len(state.runs):
+        lines.append(f"{len(shown):,} of {len(state.runs):,} runs shown; --rows 0 shows all")
+    if state.scheduler:
+        lines.append(f"[yellow]the scheduler was asked in vain: {escape(state.scheduler)}[/]")
+    return Group(*lines, summary(state.runs))
 
 
-def summary(states: list[RunState]) -> str:
-    """`12 runs: 10 done, 2 failed`."""
+def duration(seconds: float) -> str:
+    """`2 h 05 min`, `12 min`, `40 s`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def summary(states: Iterable[RunState]) -> str:
+    """`12 runs: 10 done, 2 failed`, and how long the rest of those that train takes."""
     counts: dict[str, int] = {}
+    left = 0.0
     for state in states:
         counts[state.state] = counts.get(state.state, 0) + 1
-    return f"{len(states)} runs: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+        left = max(left, state.seconds_left or 0.0)
+    rest = f"; those that train end in {duration(left)}" if left else ""
+    by_state = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    return f"{sum(counts.values()):,} runs: {by_state}{rest}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -20,9 +22,9 @@ from rich.progress import (
 
 from compiler.compile import Compiled
 from compiler.plan import RunPlan, StudyPlan
-from compiler.records import read_status, store_folder, study_folder
-from runtime.data import build
-from runtime.local import prepare, train_all
+from compiler.records import is_done, store_folder, study_folder
+from runtime.folders import build_sources, prepare
+from runtime.local import Pool
 from runtime.status import last_metrics, study_states, summary
 from runtime.worker import Answer
 
@@ -46,19 +48,56 @@ def run_study(
     """
     plan = compiled.plan
     data_root = study_file.resolve().parent
-    sources = sorted({modality.data for run in plan.runs for modality in run.modalities.values()})
-    for source in sources:
-        build(source, data_root)
+    build_sources(plan, data_root)
     prepare(compiled, study_file, overrides, out)
-    unfinished = [run for run in plan.runs if read_status(store_folder(out, run.id)).state != "done"]
-    skipped = len(plan.runs) - len(unfinished)
-    if skipped:
-        console.print(f"{skipped} of {len(plan.runs)} runs are done already")
-    with RunProgress(plan, skipped, out, console) as progress:
-        train_all(unfinished, out, data_root, workers=workers, started=progress.started, ended=progress.ended)
-    _, states = study_states(study_folder(out, plan.study))
+    return train_here(plan, data_root, out, workers=workers, console=console)
+
+
+def train_here(
+    plan: StudyPlan,
+    data_root: Path,
+    out: Path,
+    *,
+    only: Collection[str] | None = None,
+    workers: int | None = None,
+    console: Console,
+) -> int:
+    """Train the runs of a plan whose folders are there, that are neither done nor cancelled; of ids `only` if given.
+    Returns as `run_study`."""
+    folders = {run.id: store_folder(out, run.id) for run in plan.runs}
+    done = {run_id for run_id, folder in folders.items() if is_done(folder)}
+    cancelled = {run_id for run_id, folder in folders.items() if run_id not in done and (folder / "cancel").exists()}
+    if done:
+        console.print(f"{len(done)} of {len(plan.runs)} runs are done already")
+    if cancelled:
+        console.print(f"{len(cancelled)} of {len(plan.runs)} runs are cancelled; `triptych retry` takes them up again")
+    unfinished = [run for run in plan.runs if run.id not in done | cancelled and (only is None or run.id in only)]
+    with RunProgress(plan, len(plan.runs) - len(unfinished), out, console) as progress:
+        pool = Pool(unfinished, out, data_root, workers=workers, started=progress.started, ended=progress.ended)
+        with stopping(pool, progress.progress.console):
+            pool.train()
+    states = study_states(study_folder(out, plan.study))[1].runs
     console.print(summary(states))
     return 0 if all(state.state == "done" for state in states) else 1
+
+
+@contextmanager
+def stopping(pool: Pool, console: Console) -> Iterator[None]:
+    """Meanwhile Ctrl-C, or SIGTERM, lets runs be saved and ends; a second one ends at once."""
+
+    def stop(number: int, _: object) -> None:
+        if pool.stopping:
+            pool.kill()
+        else:
+            console.print(f"{signal.Signals(number).name}: saving runs; once more to end at once")
+            pool.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class RunProgress:
@@ -94,12 +133,15 @@ class RunProgress:
     def started(self, run: RunPlan) -> None:
         """A run begins."""
         with self.lock:
+            if run.id in self.active:
+                return
             self.active[run.id] = self.progress.add_task(f"  {escape(run.name)}", total=run.steps, note="")
 
     def ended(self, run: RunPlan, answer: Answer) -> None:
         """A run has ended: its bar gives way to a line."""
         with self.lock:
-            self.progress.remove_task(self.active.pop(run.id))
+            if run.id in self.active:  # not where another process has trained it
+                self.progress.remove_task(self.active.pop(run.id))
         self.progress.advance(self.all)
         newest = last_metrics(store_folder(self.out, run.id))
         loss = f"loss {newest.loss:.3f}, {newest.seconds:.0f} s" if newest else ""

@@ -14,7 +14,20 @@ from specs.errors import SpecError
 from specs.messages import explain
 from specs.study import Positive, Section, Size
 
-SLURM_KEYS = ("partition", "account", "qos", "constraint", "time", "array_limit", "setup")
+SLURM_KEYS = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "time",
+    "array_limit",
+    "setup",
+    "cpus_per_task",
+    "memory",
+    "notice",
+    "pack",
+    "options",
+)
 """Keys that mean something to Slurm alone."""
 
 _CLOCK = re.compile(r"(?:(?P<days>\d{1,4})-)?(?P<clock>\d{1,9}(?::\d{1,9}){0,2})")
@@ -87,8 +100,10 @@ class AcceleratorSpec(Section):
 class ClusterSpec(Section):
     """A profile: `nodes` with `gpus_per_node` devices each, reached `local`ly or through `slurm`.
 
-    `mfu` is the share of the peak that training sustains on model FLOPs. `time` is in minutes once read. `setup` lines
-    run in the job's shell before the training.
+    `mfu` is the share of the peak that training sustains on model FLOPs. `patience` is how many seconds a rank waits
+    for the others, and a step may take. Of Slurm: `time`, a job's limit, and `pack`, how long a job should at least be
+    kept busy with runs, are in minutes once read; `notice` is how many seconds before its limit a job is told to save;
+    `setup` lines run in the job's shell before the training; `options` are further ones of sbatch.
     """
 
     kind: Literal["local", "slurm"] = Field(description="kind: local, or kind: slurm")
@@ -102,6 +117,12 @@ class ClusterSpec(Section):
     constraint: SlurmWord | None = None
     time: Annotated[int | None, BeforeValidator(lambda value: None if value is None else parse_minutes(value))] = None
     array_limit: Positive | None = None
+    cpus_per_task: Positive | None = None
+    memory: SlurmWord | None = None
+    notice: Annotated[int, Field(ge=1, le=65535)] = 120
+    pack: Annotated[float, Field(ge=0, le=1e6)] = 30
+    options: dict[SlurmWord, SlurmWord | int | bool] = Field(default={})
+    patience: Annotated[float, Field(ge=1, le=1e6)] = 1800
     setup: Annotated[tuple[Annotated[str, AfterValidator(_line)], ...], Field(strict=False, max_length=1000)] = ()
 
 

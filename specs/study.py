@@ -261,10 +261,12 @@ class EvaluationSpec(Section):
 
 
 class CheckpointSpec(Section):
-    """A checkpoint every `every` steps (0: only at the end), the newest `keep` kept."""
+    """A checkpoint every `every` steps (0: only at the end), the newest `keep` kept; and one every `keep_every` tokens
+    that is kept for good."""
 
     every: Count = 0
     keep: Positive = 2
+    keep_every: Quantity | None = None
 
 
 class Base(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,26 +25,16 @@ BANDS = 4
 
 
 class Rows:
-    """A file of JSON lines that survives interruption: torn and undone rows are cut off where a run resumes."""
+    """A file of JSON lines, one a row."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def keep_until(self, step: int) -> list[dict[str, Any]]:
-        """Drop rows after `step`, and a torn last one; returns the rows kept."""
-        if not self.path.exists():
-            return []
-        kept = []
-        for line in self.path.read_bytes().splitlines():
-            try:
-                row = msgspec.json.decode(line, type=dict[str, Any])
-            except msgspec.DecodeError:
-                break
-            if row["step"] > step:
-                break
-            kept.append(row)
-        write_atomically(self.path, b"".join(msgspec.json.encode(row) + b"\n" for row in kept))
-        return kept
+    def restore(self, checkpoint: Path | None) -> bytes:
+        """Go back to the rows that a checkpoint holds, or to none; returns them."""
+        rows = b"" if checkpoint is None else (checkpoint / self.path.name).read_bytes()
+        write_atomically(self.path, rows)
+        return rows
 
     def append(self, row: msgspec.Struct) -> None:
         """Write one row."""
@@ -71,6 +61,8 @@ class RunMetrics(MetricsProcessor):
         self.writes = torch.distributed.get_rank() == 0
         self.metrics = Rows(Path(dump_folder) / "metrics.jsonl")
         self.evaluations = Rows(Path(dump_folder) / "eval.jsonl")
+        self.check: Callable[[], None] = lambda: None
+        """Raises where this process may write no more."""
         self.seconds_before = 0.0
         self.started = self.last_logged = time.perf_counter()
         self.last_tokens = 0
@@ -140,12 +132,12 @@ class RunMetrics(MetricsProcessor):
         often = step % self.run.log_every == 0 or (noise > 0 and step % noise == 0)
         return often or step in (1, self.run.steps)
 
-    def resume(self, step: int, tokens: int) -> None:
-        """Continue the files at a checkpoint's step."""
+    def resume(self, tokens: int, checkpoint: Path | None) -> None:
+        """Continue after so many tokens with the rows of the checkpoint's folder, or with none."""
         if self.writes:
-            kept = self.metrics.keep_until(step)
-            self.evaluations.keep_until(step)
-            self.seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
+            rows = self.metrics.restore(checkpoint).splitlines()
+            self.evaluations.restore(checkpoint)
+            self.seconds_before = msgspec.json.decode(rows[-1], type=Metrics).seconds if rows else 0.0
         self.last_tokens = tokens
         self.started = self.last_logged = time.perf_counter()
 
@@ -193,6 +185,7 @@ class RunMetrics(MetricsProcessor):
         # torchtitan's own line of the log, and its own numbers beside those of the row.
         super().log(step, global_avg_loss, global_max_loss, grad_norm, extra_metrics | scalars(row))
         if self.writes:
+            self.check()
             self.metrics.append(row)
         self.last_logged, self.last_tokens = now, total
 
@@ -203,6 +196,8 @@ class RunMetrics(MetricsProcessor):
 
     def log_evaluations(self, rows: list[Evaluation]) -> None:
         """Write an evaluation's rows."""
+        if self.writes:
+            self.check()
         for row in rows:
             if self.writes:
                 self.evaluations.append(row)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from datetime import timedelta
 
 import torch
 import torch._utils
@@ -44,10 +45,12 @@ if ON_CPU:
     metrics.build_device_memory_monitor = HostMemoryMonitor
 
 
-def start_process_group(store: Store, rank: int, world_size: int) -> None:
-    """Start the default process group: gloo on a CPU, else NCCL. torchtitan's trainer then uses it as it is."""
+def start_process_group(store: Store, rank: int, world_size: int, patience: timedelta | None = None) -> None:
+    """Start the default process group: gloo on a CPU, else NCCL. torchtitan's trainer then uses it as it is. A rank
+    waits for the others for `patience`, by default as long as the backend does."""
     torch.autograd.set_multithreading_enabled(False)  # as torchtitan does where it starts the group itself
-    dist.init_process_group("gloo" if ON_CPU else "nccl", store=store, rank=rank, world_size=world_size)
+    backend = "gloo" if ON_CPU else "nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
 
 
 def adapt_fsdp(model: torch.nn.Module) -> None:

@@ -12,11 +12,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import torch
-from torchtitan.components.checkpointer import CheckpointManager
+import torch.distributed as dist
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from torchtitan.components.tokenizer import BaseTokenizer
@@ -28,6 +28,8 @@ from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.trainer import Trainer
 
 from compiler.plan import RunPlan
+from runtime.control import Control
+from runtime.training.checkpoints import Checkpoints
 from runtime.training.evaluation import NelboValidator
 from runtime.training.gradient_noise import Batch, GradientProbe
 from runtime.training.head import Targets
@@ -70,6 +72,9 @@ class DiffusionTrainer(Trainer):
         self.run = config.run
         self.optimizers.register_step_pre_hook(self._before_update)
         self.gradient_probe = GradientProbe(config.run, self.dataloader)
+        # Of its own: checkpoints are written in another thread, and a host need not wait for its device.
+        group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self.agreement = cast("dist.ProcessGroup | None", group)
 
     def post_dataloading_process(
         self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor
@@ -145,16 +150,25 @@ class DiffusionTrainer(Trainer):
         if self.metrics_processor.should_log(self.step):
             self.metrics_processor.remember_parameters()
 
-    def train(self) -> None:
-        """Train from the newest checkpoint, or from the start, to the plan's last step.
+    def train(self, control: Control | None = None) -> bool:
+        """Train from the newest whole checkpoint, or from the start, to the plan's last step; or, saved, to the step at
+        which `control` asks any rank to stop. Returns whether it came to the last step.
 
         Raises TrainingError where the loss is no longer a number.
         """
-        self.checkpointer.load(step=self.config.checkpoint.load_step)
-        self.metrics_processor.resume(self.step, self._global_tokens())
-        loaded = self.step
+        control = control or Control()
+        self.checkpointer.check = self.metrics_processor.check = control.check
+        loaded = self.checkpointer.newest if self.checkpointer.load() else 0
+        self.metrics_processor.resume(self._global_tokens(), self.checkpointer.at(loaded) if loaded else None)
+        control.at(loaded, loaded)
+        control.resumed(loaded)
         batches = self.batch_generator(self.dataloader)
         while self.should_continue_training():
+            if self._agree(control.stopping()):
+                self.checkpointer.save_now(self.step)
+                control.at(self.step, self.step)
+                self._agree(True)  # all have saved
+                return False
             self.step += 1
             self.gc_handler.run(self.step)
             self.metrics_processor.reset_step()
@@ -168,10 +182,22 @@ class DiffusionTrainer(Trainer):
             if self.validator.should_validate(self.step):
                 self._evaluate()
             self.checkpointer.save(self.step, last_step=last)
+            control.at(self.step, self.checkpointer.newest)
             if self.step - loaded == 1 and not ON_CPU:  # gloo's barrier takes no device, and has one timeout only
                 dist_utils.set_pg_timeouts(
                     timedelta(seconds=self.config.comm.train_timeout_seconds), parallel_dims=self.parallel_dims
                 )
+        self.checkpointer.maybe_wait_for_saving()
+        self._agree(True)
+        return True
+
+    def _agree(self, stopping: bool) -> bool:
+        """Whether any rank is asked to stop; every rank must ask before each step, so that all stop at the same one."""
+        if self.agreement is None:
+            return stopping
+        asked = torch.tensor(int(stopping))
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.agreement)
+        return bool(asked)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the trainer: it holds one rank's, so tokens are counted over all ranks."""
@@ -283,8 +309,10 @@ def trainer_config(run: RunPlan, folder: Path, data_root: Path) -> DiffusionTrai
             enable_sequence_parallel=False,
             spmd_backend="partial_dtensor",
         ),
-        checkpoint=CheckpointManager.Config(
+        checkpoint=Checkpoints.Config(
+            run=run,
             enable=True,
+            async_mode="async",
             interval=run.checkpoint.every or run.steps,
             keep_latest_k=max(2, run.checkpoint.keep),
             initial_load_model_only=False,

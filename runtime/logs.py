@@ -1,0 +1,65 @@
+"""`triptych logs`: what a run has printed, and what its scheduler's job has."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from compiler.records import read_status, read_submission
+
+
+def log_files(folder: Path, study: Path | None) -> list[Path]:
+    """The files of the run in `folder`: its log, and the output of the job that it was last submitted as, which is kept
+    in its study's folder. Those that are not there are left out."""
+    files = [folder / "log.txt"]
+    submission = read_submission(folder)
+    if submission is not None:
+        studies = [study] if study is not None else [link.parent.parent for link in _links(folder)]
+        for place in studies:
+            files += sorted((place / "slurm").glob(f"{submission.job}_*_log.*"))
+    return [file for file in files if file.is_file()]
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    home = folder.resolve()
+    yield from home.parent.parent.glob(f"*/runs/{home.name}")
+
+
+def print_logs(files: list[Path], lines: int, to: TextIO) -> None:
+    """Print the last `lines` lines of each file, 0 for all, under its name."""
+    for file in files:
+        print(f"==> {file}", file=to)
+        for line in tail(file, lines):
+            print(line, file=to)
+
+
+def tail(file: Path, lines: int) -> list[str]:
+    """The last `lines` lines of a file, 0 for all."""
+    return file.read_text(errors="replace").splitlines()[-lines:]
+
+
+def logs_json(files: list[Path], lines: int) -> str:
+    """The same as one JSON object, lines by file."""
+    return json.dumps({"files": {str(file): tail(file, lines) for file in files}})
+
+
+def follow(folder: Path, to: TextIO) -> None:
+    """Print what comes to a run's log, until the run is neither pending nor running, or Ctrl-C."""
+    log, place = folder / "log.txt", 0
+    place = log.stat().st_size if log.exists() else 0
+    try:
+        while True:
+            going = read_status(folder).state in ("pending", "running")
+            if log.exists():
+                with log.open(errors="replace") as file:
+                    file.seek(place)
+                    print(file.read(), end="", file=to, flush=True)
+                    place = file.tell()
+            if not going:
+                return
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return
