@@ -10,6 +10,7 @@ import itertools
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -100,11 +101,19 @@ class NoiseSpec(ScheduleOfNoise):
     segments: dict[Word, Annotated[ScheduleOfNoise, BeforeValidator(_names)]] = {}
 
 
+def _inside(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/") or "\\" in value or not value.isprintable():
+        raise ValueError(
+            f"{value[:80]!r} leads out of the study's folder; name a source, or a folder or link beside the file"
+        )
+    return value
+
+
 class ModalitySpec(Section):
     """A source of sequences. `weight` is its share of tokens, normalised over the modalities. With probability
     `drop_condition` a training sequence is its last segment alone, the others hidden: what guidance needs."""
 
-    data: str = Field(description="data: embedded/text", min_length=1)
+    data: Annotated[str, AfterValidator(_inside)] = Field(description="data: embedded/text", min_length=1)
     weight: Annotated[float, Field(ge=0, le=1e9)] = 1.0
     noise: Annotated[NoiseSpec, BeforeValidator(_names)] = NoiseSpec(kind="linear")
     drop_condition: Share = 0.0

@@ -161,7 +161,8 @@ def finished(
         if all(value is None for value in losses.values()):
             continue
         failed = math.inf in losses.values()
-        status = Status(state="failed" if failed else "done", reason="loss is NaN" if failed else "", step=run.steps)
+        reason = "loss is NaN" if failed else ""
+        status = Status(state="failed" if failed else "done", reason=reason, diverged=failed, step=run.steps)
         (place / "status.json").write_bytes(msgspec.json.encode(status))
         if not failed:
             shift = rng.normal(0, noise) if noise else 0.0

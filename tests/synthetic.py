@@ -61,7 +61,7 @@ def modality(name: str, weight: float, data: str | None = None) -> ModalityPlan:
 def run_plan(width: int, params: int, tokens: float, seed: int, modalities: dict[str, ModalityPlan]) -> RunPlan:
     steps = round(tokens / (96 * 8))
     return RunPlan(
-        id=f"{width:04x}{int(tokens):08x}{seed:02x}",
+        id=f"{width:04x}{int(tokens):010x}{seed:02x}",
         name=f"width={width},tokens={tokens:g},seed={seed}",
         seed=seed,
         point={"model.width": width, "tokens": tokens},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -82,7 +83,7 @@ def run(
     name: str = "run", ranks: int = 1, device_hours: float = 1.0, point: dict[str, Any] | None = None, **changes: Any
 ) -> RunPlan:
     plan = RunPlan(
-        id=name,
+        id=hashlib.sha256(name.encode()).hexdigest()[:16],
         name=name,
         seed=0,
         point=point or {},

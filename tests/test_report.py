@@ -129,9 +129,8 @@ def test_names_are_only_strange_names(browser: Browser, tmp_path: Path) -> None:
         "<img src=x onerror=alert(1)>": LAWS["text"],
     }
     assert modality("x", 1.0).weight == 1.0
-    folder = make_study(tmp_path, "<b>&amp;", laws=names)
+    folder = make_study(tmp_path, laws=names)
     page, said = open_report(browser, write_report(folder, bootstrap=20))
-    assert page.locator("h1").inner_text() == "<b>&amp;"
     assert page.locator("img, main b script").count() == 0
     assert page.evaluate("window.broken") is None
     assert page.locator("#loss-curves select option").all_inner_texts() == ["all", *names]

@@ -13,16 +13,16 @@ Outcomes = dict[str, dict[str, float]]
 def outcomes(study: Study) -> Outcomes:
     """Final held-out nelbo by run id and modality (`MIX` for the mix), in nats per token.
 
-    A run that failed, or whose last evaluation is not finite, is infinitely bad: inf. A run that has not finished, or
-    a modality that was not evaluated, has no entry.
+    A run that diverged, or whose last evaluation is not finite, is infinitely bad: inf. A run that has not finished,
+    also because it failed of something else, or a modality that was not evaluated, has no entry.
     """
     finite: Outcomes = {}
     for row in study.results().select("id", "modality", "nelbo").iter_rows(named=True):
         finite.setdefault(row["id"], {})[row["modality"]] = row["nelbo"]
     evaluated = set(study.evaluations.select("id", "modality").unique().iter_rows())
     ended = {}
-    for run, state in zip(study.plan.runs, study.runs["state"], strict=True):
-        if state == "failed":
+    for run, (state, diverged) in zip(study.plan.runs, study.runs.select("state", "diverged").iter_rows(), strict=True):
+        if diverged:
             ended[run.id] = dict.fromkeys((MIX, *run.modalities), math.inf)
         elif state == "done":
             found = finite.get(run.id, {})

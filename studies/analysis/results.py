@@ -46,6 +46,7 @@ RUNS: Schema = {
     "state": pl.String,
     "reason": pl.String,
     "step": pl.Int64,
+    "diverged": pl.Boolean,
 }
 """Columns of `Study.runs`. `point` numbers the configurations: runs that differ in seed alone share it. `axes` is
 what the study's axes set, path to value, as JSON; `lr` the learning rate after the batch and token transfer."""
@@ -179,7 +180,7 @@ def read_study(folder: str | Path) -> Study:
     for run in plan.runs:
         place = run_folder(folder, run.id)
         status = read_status(place)
-        statuses.append((status.state, status.reason, status.step))
+        statuses.append((status.state, status.reason, status.step, status.diverged))
         for name, schema, keep in (("metrics.jsonl", logged, metrics), ("eval.jsonl", _EVALUATIONS, evaluations)):
             frame, lost = read_rows(place / name, schema)
             skipped += lost
