@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import Metrics, State, Status, read_status, read_submission
+from compiler.show import duration, print_table
 from runtime import scheduler
 from runtime.lease import is_held
 from runtime.scheduler import QueuedJob, SchedulerError
@@ -149,7 +152,10 @@ def study_states(folder: Path) -> tuple[StudyPlan, StudyState]:
 
 def show(state: StudyState, console: Console, rows: int | None) -> None:
     """Print a table of runs, at most `rows` of them, and how many are in which state."""
-    console.print(_drawn(state, rows))
+    table, notes = _drawn(state, rows)
+    print_table(table, console)
+    for note in notes:
+        console.print(note, soft_wrap=True)
 
 
 def watch(folder: Path, console: Console, rows: int | None, every: float) -> None:
@@ -158,7 +164,8 @@ def watch(folder: Path, console: Console, rows: int | None, every: float) -> Non
         try:
             while True:
                 state = study_states(folder)[1]
-                live.update(_drawn(state, rows), refresh=True)
+                table, notes = _drawn(state, rows)
+                live.update(Group(table, *notes), refresh=True)
                 if not any(run.state in ("running", "pending") or run.job for run in state.runs):
                     return
                 time.sleep(every)
@@ -166,39 +173,42 @@ def watch(folder: Path, console: Console, rows: int | None, every: float) -> Non
             return
 
 
-def _drawn(state: StudyState, rows: int | None) -> Group:
+def _drawn(state: StudyState, rows: int | None) -> tuple[Table, list[Text]]:
+    """The table, and lines below it."""
     table = Table(title=f"study {escape(state.study)}", title_justify="left")
-    for heading in ("run", "id", "state", "steps", "loss", "tokens/s", "left", "attempts", "reason"):
-        table.add_column(heading, justify="left" if heading in ("run", "id", "state", "reason") else "right")
+    for heading in ("run", "id", "state", "job", "steps", "loss", "tokens/s", "left", "attempts"):
+        justify: Literal["left", "right"] = "left" if heading in ("run", "id", "state", "job") else "right"
+        table.add_column(heading, justify=justify, no_wrap=heading != "run", overflow="fold")
     shown = state.runs
     if rows is not None and len(shown) > rows:
         shown = sorted(state.runs, key=lambda run: ORDER.index(run.state))[:rows]
     for run in shown:
         table.add_row(
-            escape(run.name),
-            run.id,
+            Text(plain(run.name)),
+            run.id[:8],
             f"[{COLOURS[run.state]}]{run.state}[/]",
+            plain(run.job),
             f"{run.step:,}/{run.steps:,}",
             "" if run.loss is None else f"{run.loss:.3f}",
             "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
-            "" if run.seconds_left is None else duration(run.seconds_left),
+            "" if run.seconds_left is None else duration(run.seconds_left / 3600),
             str(run.attempts),
-            escape(run.reason),
         )
-    lines: list[Table | str] = [table]
+    reasons = [run for run in shown if run.reason and run.state in ("failed", "preempted")]
+    notes = [
+        Text.assemble((run.state, COLOURS[run.state]), f" {plain(run.name)}: {plain(run.reason)}") for run in reasons
+    ]
+    notes.append(Text(summary(state.runs)))
     if len(shown) < len(state.runs):
-        lines.append(f"{len(shown):,} of {len(state.runs):,} runs shown; --rows 0 shows all")
+        notes.append(Text(f"{len(shown):,} of {len(state.runs):,} runs shown; --rows 0 shows all"))
     if state.scheduler:
-        lines.append(f"[yellow]the scheduler was asked in vain: {escape(state.scheduler)}[/]")
-    return Group(*lines, summary(state.runs))
+        notes.append(Text(f"the scheduler was asked in vain: {plain(state.scheduler)}", style="yellow"))
+    return table, notes
 
 
-def duration(seconds: float) -> str:
-    """`2 h 05 min`, `12 min`, `40 s`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+def plain(text: str) -> str:
+    """Text from a file, without what could command a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def summary(states: Iterable[RunState]) -> str:
@@ -208,6 +218,6 @@ def summary(states: Iterable[RunState]) -> str:
     for state in states:
         counts[state.state] = counts.get(state.state, 0) + 1
         left = max(left, state.seconds_left or 0.0)
-    rest = f"; those that train end in {duration(left)}" if left else ""
+    rest = f"; those that train end in {duration(left / 3600)}" if left else ""
     by_state = ", ".join(f"{count:,} {state}" for state, count in counts.items())
     return f"{sum(counts.values()):,} runs: {by_state}{rest}"

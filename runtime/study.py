@@ -73,7 +73,15 @@ def train_here(
         console.print(f"{len(cancelled)} of {len(plan.runs)} runs are cancelled; `triptych retry` takes them up again")
     unfinished = [run for run in plan.runs if run.id not in done | cancelled and (only is None or run.id in only)]
     with RunProgress(plan, len(plan.runs) - len(unfinished), out, console) as progress:
-        pool = Pool(unfinished, out, data_root, workers=workers, started=progress.started, ended=progress.ended)
+        pool = Pool(
+            unfinished,
+            out,
+            data_root,
+            workers=workers,
+            patience=plan.cluster.patience,
+            started=progress.started,
+            ended=progress.ended,
+        )
         with stopping(pool, progress.progress.console):
             pool.train()
     states = study_states(study_folder(out, plan.study))[1].runs

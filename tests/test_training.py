@@ -21,7 +21,7 @@ from compiler.compile import compile_study, compile_whole
 from compiler.layout import table
 from compiler.plan import RunPlan
 from compiler.records import checkpoint_steps, read_status
-from runtime.local import prepare
+from runtime.folders import prepare
 from tests.tiny import STUDY, write_study
 
 TRIPTYCH = [str(Path(sys.executable).with_name("triptych"))]
