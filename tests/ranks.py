@@ -4,52 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-
-def run_ranks(function: str, ranks: int, folder: Path, *arguments: str) -> None:
-    """Call `module:function(rank, ranks, folder, *arguments)` on every rank of a new group; fail where one fails."""
-    run_groups(function, [(ranks, *arguments)], folder)
+PRELOADED = "runtime.training.trainer"
+multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
 
 
-def run_groups(function: str, groups: Sequence[tuple[int | str, ...]], folder: Path) -> None:
+def run_ranks(function: str, ranks: int, folder: Path, *arguments: str, fresh: bool = False) -> None:
+    """Call `module:function(rank, ranks, folder, *arguments)` on every rank of a new group; fail where one fails.
+
+    Ranks are forks of one process that has imported what takes long; those of a `fresh` group of one that imports anew.
+    """
+    run_groups(function, [(ranks, *arguments)], folder, fresh=fresh)
+
+
+def run_groups(function: str, groups: Sequence[tuple[int | str, ...]], folder: Path, *, fresh: bool = False) -> None:
     """`run_ranks` for one group after another: each its number of ranks, then its arguments."""
-    code = "import sys; from tests.ranks import fork; fork(*sys.argv[1:])"
     output = folder / "output.txt"
+    output.touch()
+    process = multiprocessing.get_context("spawn" if fresh else "forkserver").Process(
+        target=_lead, args=(dict(os.environ), output, function, groups, folder)
+    )
+    process.start()
+    try:
+        process.join()
+    finally:
+        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.exitcode == 0, output.read_text()[-5000:]
+
+
+def _lead(
+    environment: dict[str, str], output: Path, function: str, groups: Sequence[tuple[int | str, ...]], folder: Path
+) -> None:
+    """Be the parent of all ranks of each group by turns, in a process group to be killed as one."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
     with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, function, str(folder), json.dumps(groups)],
-            cwd=Path(__file__).parent.parent,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = process.wait(timeout=600)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert status == 0, output.read_text()[-5000:]
-
-
-def fork(function: str, folder: str, groups: str) -> None:
-    """Import what takes long once, then be all ranks of each group by turns."""
-    importlib.import_module("runtime.training.trainer")
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     module, name = function.split(":")
+    importlib.import_module(PRELOADED)
     called = getattr(importlib.import_module(module), name)
-    for place, (ranks, *arguments) in enumerate(json.loads(groups)):
+    for place, (ranks, *arguments) in enumerate(groups):
         children = []
         for rank in range(ranks):
             child = os.fork()
             if child == 0:
-                os._exit(_be(rank, ranks, Path(folder) / f"store-{place}", called, Path(folder), *arguments))
+                os._exit(_be(rank, ranks, folder / f"store-{place}", called, folder, *arguments))
             children.append(child)
         for _ in children:
             child, status = os.wait()

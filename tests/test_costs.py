@@ -390,7 +390,11 @@ def test_memory_adds_up(shape: Shape, micro: int, shard: int, dtype: str) -> Non
     one = cost.memory(shape, micro, plan, dtype)
     assert one.per_rank == one.parameters + one.gradients + one.optimizer + one.activations + one.gathered
     assert (one.gathered == 0) == (shard == 1 and dtype == "float32")
-    assert cost.memory(shape, micro + 1, plan, dtype).activations > one.activations
+    more = cost.memory(shape, micro + 1, plan, dtype)
+    logits = micro * shape.positions * shape.vocabulary
+    # What is saved where the head goes over to chunks may be more than one sequence's.
+    chunked = logits <= cost.PLAIN < logits + shape.positions * shape.vocabulary
+    assert chunked or more.activations > one.activations
     recomputed = cost.memory(shape, micro, replace(plan, activation_checkpoint="full"), dtype)
     assert recomputed.activations <= one.activations
     assert replace(recomputed, activations=0, per_rank=0) == replace(one, activations=0, per_rank=0)

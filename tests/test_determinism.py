@@ -42,7 +42,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[dic
         run = compile_study(file, [f"base.seed={seed}"]).runs[0]
         (folder / f"{name}.json").write_bytes(msgspec.json.encode(run))
     run_ranks("tests.test_determinism:train", 1, folder, "other", "first")
-    run_ranks("tests.test_determinism:train", 1, folder, "again")
+    run_ranks("tests.test_determinism:train", 1, folder, "again", fresh=True)
 
     def rows(file: Path) -> list[dict[str, Any]]:
         lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]

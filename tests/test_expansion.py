@@ -394,17 +394,17 @@ def test_the_line_of_an_included_value_is_named(tmp_path: Path) -> None:
 
 
 def test_a_product_over_the_limit_is_refused_before_it_is_expanded() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     data = with_axes({"seeds": 10**6}, {"sample": {"points": 10**6, "ranges": {"tokens": {"from": 1, "to": 9}}}})
     assert "1,000,000,000,000 points" in str(refused(data)[0])
     assert "points" in str(refused(with_axes({"simplex": {"parts": 10_000}}, {"seeds": 1000}))[0])
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_one_bad_value_of_a_huge_product_is_found_at_once() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     found = refused(with_axes({"grid": {"optimizer.lr": [1e-3, -1]}}, {"seeds": 400_000}))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert [problem.path for problem in found] == ["base.optimizer.lr"]
 
 

@@ -241,10 +241,10 @@ DOUBLING = "study: t\nbase:\n  a0: xxxxxxxxxx\n" + "".join(
 )
 def test_hostile_yaml_is_refused_quickly(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SpecError) as caught:
         load_study(path)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert all(problem.line >= 1 and problem.what and problem.todo for problem in caught.value.problems)
 
 
