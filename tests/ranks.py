@@ -56,6 +56,7 @@ def _lead(
     called = getattr(importlib.import_module(module), name)
     for place, (ranks, *arguments) in enumerate(groups):
         children = []
+        (folder / f"store-{place}").unlink(missing_ok=True)  # of an earlier group in the same folder
         for rank in range(ranks):
             child = os.fork()
             if child == 0:
