@@ -8,9 +8,11 @@ DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/I
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 import threading
 from pathlib import Path
 from typing import Literal
@@ -26,6 +28,9 @@ State = Literal["pending", "running", "preempted", "failed", "done", "cancelled"
 
 RESULTS = ("metrics.jsonl", "eval.jsonl")
 """The files of rows that a run leaves."""
+
+LARGEST_RECORD = 1 << 24
+"""Bytes that a status, a submission or a lease may have."""
 
 KEPT_ATTEMPTS = 100
 """Attempts that a status remembers."""
@@ -187,10 +192,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def read_record(path: Path) -> bytes:
+    """A small file's bytes. Raises OSError where it is no plain file or has more than `LARGEST_RECORD` bytes: a
+    stranger's may be a pipe that waits for ever, or a device without an end."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(file, "rb") as opened:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST_RECORD:
+            raise OSError(errno.EINVAL, "is no plain file, or too large", str(path))
+        return opened.read(LARGEST_RECORD)
+
+
 def read_status(folder: Path) -> Status:
     """A run folder's status; pending where it has none, failed with the reason where it cannot be read."""
     try:
-        return msgspec.json.decode((folder / "status.json").read_bytes(), type=Status)
+        return msgspec.json.decode(read_record(folder / "status.json"), type=Status)
     except FileNotFoundError:
         return Status(state="pending")
     except (msgspec.MsgspecError, OSError) as error:
@@ -200,7 +216,7 @@ def read_status(folder: Path) -> Status:
 def read_submission(folder: Path) -> Submission | None:
     """The job that a run was last submitted as, None where there is none that can be read."""
     try:
-        return msgspec.json.decode((folder / "job.json").read_bytes(), type=Submission)
+        return msgspec.json.decode(read_record(folder / "job.json"), type=Submission)
     except (OSError, msgspec.MsgspecError):
         return None
 

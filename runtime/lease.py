@@ -12,6 +12,7 @@ successor from one taken for dead for as long as the cache may be old, nothing e
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
+
+from compiler.records import read_record
 
 BEAT = 10.0
 """Seconds between an owner's signs of life."""
@@ -64,6 +67,8 @@ class Lease:
             return None
         generation = newest.generation + 1 if newest is not None else 0
         lease = cls(folder, generation)
+        if _NAME.fullmatch(lease.path.name) is None:
+            raise OSError(errno.EOVERFLOW, "has no further generation of leases", str(folder))
         owner = Owner(
             machine=machine(),
             host=socket.gethostname(),
@@ -95,14 +100,16 @@ class Lease:
         self.release()
 
     def beat(self) -> None:
-        """Show that the owner lives. Raises LeaseLost, or OSError."""
-        self.check()
-        os.utime(self.path)
-
-    def check(self) -> None:
-        """Raise LeaseLost where another process owns the folder now."""
-        # The successor's successor cannot be, unless the successor has cleaned this lease away.
-        if self._successor.exists() or not self.path.exists():
+        """Show that the owner lives and see that it is still the owner. Raises LeaseLost where it is not, or OSError."""
+        # A successor removes this file before it begins. Whether a name is there may be answered from a client's cache;
+        # a change never is.
+        try:
+            os.utime(self.path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                raise LeaseLost(f"{self.path.parent} has another owner") from None
+            raise
+        if self._successor.exists():
             raise LeaseLost(f"{self.path.parent} has another owner")
 
     def release(self) -> None:
@@ -180,12 +187,15 @@ def _forget_before(folder: Path, generation: int) -> None:
     for name in os.listdir(folder):
         match = _NAME.fullmatch(name)
         if match is not None and int(match[1]) < generation:
-            (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(
+                FileNotFoundError, IsADirectoryError, PermissionError
+            ):  # a folder is nobody's lease
+                (folder / name).unlink()
 
 
 def _read(path: Path) -> Owner | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Owner)
+        return msgspec.json.decode(read_record(path), type=Owner)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -199,10 +209,13 @@ def _is_gone(path: Path) -> bool:
 def _touched(path: Path) -> int:
     """When a file was last touched, in nanoseconds by its server's clock; opened first, as NFS asks the server then."""
     try:
-        with path.open("rb") as file:
-            return os.fstat(file.fileno()).st_mtime_ns
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return 0
+    try:
+        return os.fstat(file).st_mtime_ns
+    finally:
+        os.close(file)
 
 
 @cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import (
+    checkpoint_steps,
     is_done,
     read_status,
     read_submission,
@@ -19,6 +20,7 @@ from compiler.records import (
 from compiler.single import find_run
 from runtime import attempts, scheduler
 from runtime.lease import Lease
+from runtime.seals import differing
 from runtime.worker import CANCELLED
 
 
@@ -56,11 +58,21 @@ def cancel(plan: StudyPlan, names: Sequence[str], out: Path) -> Cancelled:
         with lease:
             attempts.end(read_status(folder), folder, "cancelled", CANCELLED)
         cancelled.append(run.id)
-    return Cancelled(tuple(cancelled), tuple(asked), tuple(done), tuple(_idle_jobs(plan, runs, out)))
+    return Cancelled(tuple(cancelled), tuple(asked), tuple(done), tuple(_idle_jobs(plan, runs, out, asked)))
 
 
-def _idle_jobs(plan: StudyPlan, runs: Iterable[RunPlan], out: Path) -> list[str]:
-    """Cancel the jobs of `runs` that have nothing left to do, and return them."""
+def _has_ended(folder: Path) -> bool:
+    return (folder / "cancel").exists() or is_done(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    steps = checkpoint_steps(folder)
+    return bool(steps) and not differing(folder / "checkpoint" / f"step-{steps[0]}")
+
+
+def _idle_jobs(plan: StudyPlan, runs: Iterable[RunPlan], out: Path, asked: Collection[str]) -> list[str]:
+    """Cancel the jobs of `runs` that have nothing left to do, and return them. Those of runs that were asked to stop
+    are left alone: Slurm would not give them the time to save that they need."""
     submissions = {run.id: read_submission(store_folder(out, run.id)) for run in plan.runs}
     concerned = {found.job for run in runs if (found := submissions[run.id]) is not None}
     if not concerned:
@@ -68,9 +80,7 @@ def _idle_jobs(plan: StudyPlan, runs: Iterable[RunPlan], out: Path) -> list[str]
     busy = {
         found.job
         for run in plan.runs
-        if (found := submissions[run.id]) is not None
-        and not (store_folder(out, run.id) / "cancel").exists()
-        and not is_done(store_folder(out, run.id))
+        if (found := submissions[run.id]) is not None and (run.id in asked or not _has_ended(store_folder(out, run.id)))
     }
     idle = sorted((concerned - busy) & scheduler.queue().keys())
     scheduler.cancel(idle)
@@ -79,13 +89,18 @@ def _idle_jobs(plan: StudyPlan, runs: Iterable[RunPlan], out: Path) -> list[str]
 
 def retry(plan: StudyPlan, names: Sequence[str], out: Path, *, failed_only: bool) -> list[RunPlan]:
     """Make runs pending again that failed or were cancelled, all of them or those named, and return them; what was
-    saved of them is gone on from. With `failed_only` cancelled ones stay."""
+    saved of them is gone on from. With `failed_only` cancelled ones stay. A run that is done and named has its last
+    checkpoint read, and is made pending where that is damaged."""
     again = []
     for run in chosen(plan, names):
         folder = store_folder(out, run.id)
         status = read_status(folder)
         cancelled = (folder / "cancel").exists() or status.state == "cancelled"
-        if is_done(folder) or (cancelled if failed_only else False) or not (cancelled or status.state == "failed"):
+        if is_done(folder):
+            wanted = bool(names) and not _is_whole(folder)
+        else:
+            wanted = status.state == "failed" or (cancelled and not failed_only)
+        if not wanted:
             continue
         lease = Lease.take(folder)
         if lease is None:

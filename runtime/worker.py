@@ -118,7 +118,7 @@ def _train(job: Job, rank: int, world_size: int, asked: Asked, store: Store, lea
         store.set(f"host-{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
         status: Status | None = None
         if lease is not None:
-            control.check = lease.check
+            control.check = lease.beat
             hosts = dict.fromkeys(store.get(f"host-{other}").decode() for other in range(world_size))
             status = attempts.begin(folder, job=job.scheduled, hosts=tuple(hosts), ranks=world_size)
 

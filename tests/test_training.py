@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,86 @@ def test_killed_at_any_time_it_ends_with_the_same_numbers(
     for run in plan.runs:
         assert numbers(tmp_path, run.id) == numbers(calm, run.id)
     assert max(read_status(tmp_path / "store" / run.id).attempts for run in plan.runs) == 2
+
+
+def watched(process: subprocess.Popen[bytes], happens: Callable[[], object]) -> None:
+    """Wait for something to happen while a process runs."""
+    deadline = time.monotonic() + 120
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen"
+        assert process.poll() is None, "it ended before"
+        time.sleep(0.005)
+
+
+def states(out: Path) -> dict[str, str]:
+    told = json.loads(triptych("status", out / "tiny", "--json").stdout)
+    return {run["id"]: run["state"] for run in told["runs"]}
+
+
+def test_interrupted_cancelled_damaged_and_shared_it_ends_the_same(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A life of a study with all that a user may do to it, each step a check of its own."""
+    file, calm = undisturbed
+    plan = compile_study(file)
+    small, large = sorted(plan.runs, key=lambda run: run.flops)
+    homes = {run.id: tmp_path / "store" / run.id for run in plan.runs}
+    command = [*TRIPTYCH, "run", str(file), "--out", str(tmp_path)]
+
+    # Ctrl-C: what trains is saved where it is, and the next run goes on from there.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        watched(process, lambda: all(len(checkpoint_steps(home)) > 0 for home in homes.values()))
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 1
+    assert "SIGINT: saving runs" in said
+    for home in homes.values():
+        status = read_status(home)
+        assert status.state == "preempted"
+        assert status.history[-1].last_step == checkpoint_steps(home)[0] == len(rows(home / "metrics.jsonl"))
+    assert set(states(tmp_path).values()) == {"preempted"}
+
+    # Damage while nobody trains: the newest checkpoint of one run, and rows of the other.
+    newest = homes[large.id] / "checkpoint" / f"step-{checkpoint_steps(homes[large.id])[0]}"
+    data = next(newest.glob("*.distcp"))
+    data.write_bytes(data.read_bytes()[:-1000])
+    (homes[small.id] / "metrics.jsonl").write_bytes(b"")
+
+    # Two launchers at once, and one run cancelled by a third command on the way.
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL) as first,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL) as second,
+    ):
+        watched(first, lambda: read_status(homes[large.id]).state == "running")
+        asked = json.loads(triptych("cancel", tmp_path / "tiny", large.id, "--json").stdout)
+        assert asked["asked"] == [large.id]
+        assert {first.wait(timeout=120), second.wait(timeout=120)} == {1}
+    assert states(tmp_path) == {small.id: "done", large.id: "cancelled"}
+    assert numbers(tmp_path, small.id) == numbers(calm, small.id)
+    assert [attempt.state for attempt in read_status(homes[small.id]).history] == ["preempted", "done"]
+
+    # Cancelled runs are left alone until they are taken up again.
+    assert "1 of 2 runs are cancelled" in triptych("run", file, "--out", tmp_path, check=1).stdout
+    (homes[small.id] / "eval.jsonl").write_bytes(b"{}\n")  # damage to what is done is seen, and mended, too
+    triptych("retry", tmp_path / "tiny")
+    assert states(tmp_path) == {small.id: "done", large.id: "done"}
+    assert [attempt.state for attempt in read_status(homes[large.id]).history] == ["preempted", "cancelled", "done"]
+    assert numbers(tmp_path, large.id) == numbers(calm, large.id)
+    triptych("run", file, "--out", tmp_path)
+    assert numbers(tmp_path, small.id) == numbers(calm, small.id)
+
+    # An edited study: what is new is trained, what is gone stays.
+    edited = file.with_name("edited.yaml")
+    edited.write_text(file.read_text().replace("[16, 32]", "[16]").replace("tokens: 20K", "tokens: 2K"))
+    triptych("run", edited, "--out", tmp_path)
+    (added,) = states(tmp_path)
+    assert added not in homes
+    for run in plan.runs:
+        assert (tmp_path / "tiny/runs" / run.id / "eval.jsonl").exists()
+
+    told = triptych("logs", tmp_path / "tiny", added[:6], "--lines", "5").stdout.splitlines()
+    assert told[0].endswith(f"{added}/log.txt")
+    assert len(told) == 6
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ seal, was torn or damaged, and the one before it is used.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import shutil
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint._nested_dict import set_element  # type: ignore[attr-defined]
@@ -32,13 +30,7 @@ from torchtitan.tools.logging import logger
 
 from compiler.plan import RunPlan
 from compiler.records import RESULTS, checkpoint_steps, write_atomically
-
-
-class Seal(msgspec.Struct, frozen=True, kw_only=True):
-    """`seal-RANK.json`: how many ranks wrote the checkpoint, and the SHA-256 sums of this rank's files by name."""
-
-    ranks: int
-    files: dict[str, str]
+from runtime.seals import differing, is_sealed, seal
 
 
 class Checkpoints(CheckpointManager):
@@ -92,8 +84,7 @@ class Checkpoints(CheckpointManager):
         names = [path.name for path in folder.glob(f"__{self.rank}_*.distcp")]
         if self.rank == 0:
             names += [".metadata", *RESULTS]
-        seal = Seal(ranks=self.ranks, files={name: _sum(folder / name) for name in names})
-        write_atomically(folder / f"seal-{self.rank}.json", msgspec.json.encode(seal))
+        seal(folder, self.rank, self.ranks, names)
 
     def _load(self, step: int = -1) -> bool:
         """Load the newest whole checkpoint and remove what is not whole. Every rank must call."""
@@ -149,39 +140,6 @@ def is_kept(run: RunPlan, step: int) -> bool:
     """Whether the plan keeps that step's checkpoint for good: the first at or after each multiple of its tokens."""
     each = run.checkpoint.keep_every
     return bool(each) and int(run.tokens * step / run.steps / each) > int(run.tokens * (step - 1) / run.steps / each)
-
-
-def _seals(folder: Path) -> list[Seal]:
-    """The seals of all ranks that wrote a checkpoint. Raises OSError or msgspec.MsgspecError where one is missing."""
-    first = msgspec.json.decode((folder / "seal-0.json").read_bytes(), type=Seal)
-    others = [(folder / f"seal-{rank}.json").read_bytes() for rank in range(1, first.ranks)]
-    return [first, *(msgspec.json.decode(other, type=Seal) for other in others)]
-
-
-def is_sealed(folder: Path) -> bool:
-    """Whether all ranks have sealed a checkpoint; their files are not looked at."""
-    try:
-        return bool(_seals(folder))
-    except (OSError, msgspec.MsgspecError):
-        return False
-
-
-def differing(folder: Path, reader: int = 0, readers: int = 1) -> str:
-    """What of a checkpoint is not as it was sealed, in words; empty where it is whole. Of many readers each looks at a
-    share of the files."""
-    try:
-        files = {name: digest for seal in _seals(folder) for name, digest in seal.files.items()}
-        for name in sorted(files)[reader::readers]:
-            if "/" in name or _sum(folder / name) != files[name]:
-                return f"{name} differs from its checksum"
-    except (OSError, msgspec.MsgspecError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class PlainReader(FileSystemReader):
