@@ -100,7 +100,7 @@ class Lease:
         self.release()
 
     def beat(self) -> None:
-        """Show that the owner lives and see that it is still the owner. Raises LeaseLost where it is not, or OSError."""
+        """Show that the owner lives, and see that it still owns. Raises LeaseLost where it does not, or OSError."""
         # A successor removes this file before it begins. Whether a name is there may be answered from a client's cache;
         # a change never is.
         try:
