@@ -15,7 +15,6 @@ import typer
 if TYPE_CHECKING:
     from compiler.compile import Compiled
     from compiler.plan import StudyPlan
-    from runtime.status import StudyState
     from runtime.submission import Submitted
 
 app = typer.Typer(
@@ -297,21 +296,11 @@ def submit(
 
 
 def _print_submitted(submitted: Submitted, as_json: bool) -> None:
-    if as_json:
-        import msgspec
+    import msgspec
 
-        print(msgspec.json.encode(submitted).decode())
-        return
-    counts = {
-        "submitted": sum(map(len, submitted.jobs.values())),
-        "done": len(submitted.done),
-        "queued or training already": len(submitted.queued),
-        "cancelled": len(submitted.cancelled),
-    }
-    print("runs: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
-    arrays = sorted({job.partition("_")[0] for job in submitted.jobs}, key=int)
-    if arrays:
-        print(f"{len(submitted.jobs):,} jobs, of Slurm's {', '.join(arrays)}")
+    from runtime.submission import told
+
+    print(msgspec.json.encode(submitted).decode() if as_json else told(submitted))
 
 
 @app.command()
@@ -329,14 +318,13 @@ def status(
             return
         from rich.console import Console
 
-        from runtime.status import show
+        from runtime.status import show, study_states
         from runtime.status import watch as keep_showing
 
-        _, state = _states(folder)
         if watch:
             keep_showing(folder, Console(), rows or None, every)
         else:
-            show(state, Console(), rows or None)
+            show(study_states(folder), Console(), rows or None)
 
 
 Runs = Annotated[
@@ -351,10 +339,10 @@ def cancel(folder: Folder, runs: Runs = None, as_json: Json = False) -> None:
     import msgspec
 
     with mistakes(as_json), failures():
+        from compiler.difference import load_plan
         from runtime.orders import cancel as cancel_runs
 
-        plan, _ = _states(folder)
-        done = cancel_runs(plan, runs or [], folder.absolute().parent)
+        done = cancel_runs(load_plan(folder), runs or [], folder.absolute().parent)
     if as_json:
         print(msgspec.json.encode(done).decode())
     else:
@@ -372,23 +360,20 @@ def retry(
     with mistakes(as_json), failures():
         from rich.console import Console
 
-        from compiler.source import launcher_of
+        from compiler.difference import load_plan
+        from runtime.orders import relaunch
         from runtime.orders import retry as take_up
-        from runtime.study import train_here
-        from runtime.submission import submit as submit_plan
 
-        plan, _ = _states(folder)
-        source, out = launcher_of(folder), folder.absolute().parent
-        again = {run.id for run in take_up(plan, runs or [], out, failed_only=failed)}
-        console, data_root = Console(stderr=True), Path(source.file).parent
+        console, plan = Console(stderr=True), load_plan(folder)
+        again = {run.id for run in take_up(plan, runs or [], folder.absolute().parent, failed_only=failed)}
         console.print(f"{len(again)} runs are taken up again", highlight=False)
-        if source.launcher == "submit":
-            _print_submitted(submit_plan(plan, data_root, out, console, only=again), as_json)
+        ended = relaunch(folder, plan, again, console)
+        if not isinstance(ended, int):
+            _print_submitted(ended, as_json)
             return
-        code = train_here(plan, data_root, out, only=again, console=console) if again else 0
         if as_json:
             _print_states(folder)
-    raise typer.Exit(code)
+    raise typer.Exit(ended)
 
 
 @app.command()
@@ -401,19 +386,10 @@ def logs(
 ) -> None:
     """Print what a run has logged, and what its Slurm job has."""
     with mistakes(as_json):
-        from compiler.single import find_run
         from runtime.logs import follow as keep_printing
-        from runtime.logs import log_files, logs_json, print_logs
+        from runtime.logs import locate, log_files, logs_json, print_logs
 
-        home, study = where, None
-        if (where / "plan.json").is_file() or run is not None:
-            chosen = find_run(_states(where)[0], run or "")
-            home, study = where / "runs" / chosen.id, where
-        elif not (home / "run.json").is_file():
-            from specs.errors import Problem, SpecError
-
-            todo = "give a run's folder such as runs/demo/runs/ID, or a study's folder and a run's name"
-            raise SpecError([Problem(str(where), 1, "run.json", "this is not the folder of a run or a study", todo)])
+        home, study = locate(where, run)
         files = log_files(home, study)
     if as_json:
         print(logs_json(files, lines))
@@ -508,27 +484,12 @@ def failures() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _states(folder: Path) -> tuple[StudyPlan, StudyState]:
-    """A study's plan and where its runs stand. Raises SpecError where `folder` is not a study's."""
-    import msgspec
-
-    from runtime.status import study_states
-    from specs.errors import Problem, SpecError
-
-    todo = "give the folder of a study that `triptych run` has made, such as runs/demo"
-    try:
-        return study_states(folder)
-    except OSError:
-        raise SpecError([Problem(str(folder), 1, "plan.json", "there is no plan here", todo)]) from None
-    except msgspec.MsgspecError as error:
-        what = f"the plan cannot be read ({error})"
-        raise SpecError([Problem(str(folder / "plan.json"), 1, "plan", what, "run the study again")]) from None
-
-
 def _print_states(folder: Path) -> None:
     import msgspec
 
-    print(msgspec.json.encode(_states(folder)[1]).decode())
+    from runtime.status import study_states
+
+    print(msgspec.json.encode(study_states(folder)).decode())
 
 
 def main() -> None:

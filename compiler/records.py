@@ -86,6 +86,10 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     submitted: float
 
 
+_STATUSES = msgspec.json.Decoder(Status)
+_SUBMISSIONS = msgspec.json.Decoder(Submission)
+
+
 class GradientNoise(msgspec.Struct, frozen=True, kw_only=True):
     """Unbiased estimates from one step, of a gradient per non-padding token: `signal` is |G|², the squared norm of the
     mean gradient, `noise` is tr Σ of the gradient of a batch of one sequence. `signal` may be negative by chance:
@@ -177,15 +181,17 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return sorted((int(match[1]) for match in found if match is not None), reverse=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a reader sees the old bytes or the new, never a part."""
+def write_atomically(path: Path, data: bytes, *, durably: bool = True) -> None:
+    """Replace `path` by `data` so that a reader sees the old bytes or the new, never a part; `durably`, also where the
+    machine loses its power, which costs some milliseconds."""
     # Not tempfile: its files are their owner's alone, and people share study folders.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -206,7 +212,7 @@ def read_record(path: Path) -> bytes:
 def read_status(folder: Path) -> Status:
     """A run folder's status; pending where it has none, failed with the reason where it cannot be read."""
     try:
-        return msgspec.json.decode(read_record(folder / "status.json"), type=Status)
+        return _STATUSES.decode(read_record(folder / "status.json"))
     except FileNotFoundError:
         return Status(state="pending")
     except (msgspec.MsgspecError, OSError) as error:
@@ -216,7 +222,7 @@ def read_status(folder: Path) -> Status:
 def read_submission(folder: Path) -> Submission | None:
     """The job that a run was last submitted as, None where there is none that can be read."""
     try:
-        return msgspec.json.decode(read_record(folder / "job.json"), type=Submission)
+        return _SUBMISSIONS.decode(read_record(folder / "job.json"))
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -47,7 +47,8 @@ def prepare(
     for run in plan.runs:
         home = store_folder(out, run.id)
         home.mkdir(parents=True, exist_ok=True)
-        write_atomically(home / "run.json", msgspec.json.encode(run))
+        # Written anew by whoever trains the study, so that it need not survive all.
+        write_atomically(home / "run.json", msgspec.json.encode(run), durably=False)
         link = links / run.id
         if not link.is_symlink():
             link.symlink_to(os.path.relpath(home, links))

@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from compiler.difference import load_plan
 from compiler.records import read_status, read_submission
+from compiler.single import find_run
+from specs.errors import Problem, SpecError
+
+
+def locate(where: Path, run: str | None) -> tuple[Path, Path | None]:
+    """The folder of a run, and of its study where that is known: given the run's folder, or the study's and the run's
+    name, id or number. Raises SpecError or RuleError where there is none."""
+    if run is not None or (where / "plan.json").is_file():
+        return where / "runs" / find_run(load_plan(where), run or "").id, where
+    if (where / "run.json").is_file():
+        return where, None
+    todo = "give a run's folder such as runs/demo/runs/ID, or a study's folder and a run's name"
+    raise SpecError([Problem(str(where), 1, "run.json", "this is not the folder of a run or a study", todo)])
 
 
 def log_files(folder: Path, study: Path | None) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+from rich.console import Console
 
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import (
@@ -18,9 +19,12 @@ from compiler.records import (
     write_atomically,
 )
 from compiler.single import find_run
+from compiler.source import launcher_of
 from runtime import attempts, scheduler
 from runtime.lease import Lease
 from runtime.seals import differing
+from runtime.study import train_here
+from runtime.submission import Submitted, submit
 from runtime.worker import CANCELLED
 
 
@@ -85,6 +89,16 @@ def _idle_jobs(plan: StudyPlan, runs: Iterable[RunPlan], out: Path, asked: Colle
     idle = sorted((concerned - busy) & scheduler.queue().keys())
     scheduler.cancel(idle)
     return idle
+
+
+def relaunch(folder: Path, plan: StudyPlan, again: Collection[str], console: Console) -> Submitted | int:
+    """Train runs of a study's folder that were made pending, as the study was: on its cluster, what was submitted then;
+    or here, then the exit code. Raises SpecError where the folder does not say, SchedulerError as `submit`."""
+    source, out = launcher_of(folder), folder.absolute().parent
+    data_root = Path(source.file).parent
+    if source.launcher == "submit":
+        return submit(plan, data_root, out, console, only=again)
+    return train_here(plan, data_root, out, only=again, console=console) if again else 0
 
 
 def retry(plan: StudyPlan, names: Sequence[str], out: Path, *, failed_only: bool) -> list[RunPlan]:

@@ -14,12 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from compiler.plan import RunPlan, StudyPlan
+from compiler.plan import FolderName, Id, RunPlan
 from compiler.records import Metrics, State, Status, read_status, read_submission
 from compiler.show import duration, print_table
 from runtime import scheduler
 from runtime.lease import is_held
 from runtime.scheduler import QueuedJob, SchedulerError
+from specs.errors import Problem, SpecError
 
 TAIL = 16384
 """Bytes at the end of `metrics.jsonl` that surely hold a whole row."""
@@ -75,13 +76,33 @@ def last_metrics(folder: Path) -> Metrics | None:
         return None
     for line in reversed(lines):
         try:
-            return msgspec.json.decode(line, type=Metrics)
+            return _METRICS.decode(line)
         except msgspec.MsgspecError:
             continue
     return None
 
 
-def run_state(folder: Path, run: RunPlan, queue: dict[str, QueuedJob] | None) -> RunState:
+class _Run(msgspec.Struct, frozen=True):
+    """What is needed here of a `RunPlan`: a plan of 10,000 runs is read whole at each look."""
+
+    id: Id
+    name: str
+    steps: int
+    tokens: float
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """What is needed here of a `StudyPlan`."""
+
+    study: FolderName
+    runs: tuple[_Run, ...]
+
+
+_PLANS = msgspec.json.Decoder(_Plan)
+_METRICS = msgspec.json.Decoder(Metrics)
+
+
+def run_state(folder: Path, run: RunPlan | _Run, queue: dict[str, QueuedJob] | None) -> RunState:
     """Where a run stands. `queue` holds the scheduler's jobs, None where it was not or could not be asked."""
     status = read_status(folder)
     newest = last_metrics(folder)
@@ -133,12 +154,9 @@ def _life(folder: Path, status: Status, queue: dict[str, QueuedJob] | None) -> t
     return status.state, again if job else status.reason, ""
 
 
-def study_states(folder: Path) -> tuple[StudyPlan, StudyState]:
-    """The plan in a study's folder and where its runs stand.
-
-    Raises FileNotFoundError where the folder holds no plan, msgspec.MsgspecError where the plan cannot be read.
-    """
-    plan = msgspec.json.decode((folder / "plan.json").read_bytes(), type=StudyPlan)
+def study_states(folder: Path) -> StudyState:
+    """Where the runs of the study in `folder` stand. Raises SpecError where that holds no plan."""
+    plan = _read_plan(folder)
     homes = {run.id: folder / "runs" / run.id for run in plan.runs}
     queue, trouble = None, ""
     if any((home / "job.json").exists() and read_status(home).state != "done" for home in homes.values()):
@@ -147,7 +165,19 @@ def study_states(folder: Path) -> tuple[StudyPlan, StudyState]:
         except SchedulerError as error:
             trouble = str(error)
     states = [run_state(homes[run.id], run, queue) for run in plan.runs]
-    return plan, StudyState(study=plan.study, runs=states, scheduler=trouble)
+    return StudyState(study=plan.study, runs=states, scheduler=trouble)
+
+
+def _read_plan(folder: Path) -> _Plan:
+    file = folder / "plan.json"
+    try:
+        return _PLANS.decode(file.read_bytes())
+    except OSError as error:
+        what = f"there is no plan here ({error.strerror})"
+        todo = "give the folder of a study that `triptych run` or `submit` has made, such as runs/demo"
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        what, todo = f"the plan cannot be read ({error})", "run or submit the study again"
+    raise SpecError([Problem(str(file), 1, "plan", what, todo)])
 
 
 def show(state: StudyState, console: Console, rows: int | None) -> None:
@@ -163,7 +193,7 @@ def watch(folder: Path, console: Console, rows: int | None, every: float) -> Non
     with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
-                state = study_states(folder)[1]
+                state = study_states(folder)
                 table, notes = _drawn(state, rows)
                 live.update(Group(table, *notes), refresh=True)
                 if not any(run.state in ("running", "pending") or run.job for run in state.runs):

@@ -84,7 +84,7 @@ def train_here(
         )
         with stopping(pool, progress.progress.console):
             pool.train()
-    states = study_states(study_folder(out, plan.study))[1].runs
+    states = study_states(study_folder(out, plan.study)).runs
     console.print(summary(states))
     return 0 if all(state.state == "done" for state in states) else 1
 

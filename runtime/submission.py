@@ -53,6 +53,21 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: tuple[str, ...]
 
 
+def told(submitted: Submitted) -> str:
+    """What was submitted and what was not, in words."""
+    counts = {
+        "submitted": sum(map(len, submitted.jobs.values())),
+        "done": len(submitted.done),
+        "queued or training already": len(submitted.queued),
+        "cancelled": len(submitted.cancelled),
+    }
+    lines = ["runs: " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)]
+    arrays = sorted({job.partition("_")[0] for job in submitted.jobs}, key=int)
+    if arrays:
+        lines.append(f"{len(submitted.jobs):,} jobs, of Slurm's {', '.join(arrays)}")
+    return "\n".join(lines)
+
+
 def slurm_of(cluster: ClusterPlan) -> Slurm:
     """What a cluster's profile says of Slurm. Raises RuleError where it is not reached through Slurm."""
     if cluster.slurm is None:
@@ -217,7 +232,7 @@ def _submit(array: Array, plan: StudyPlan, data_root: Path, out: Path) -> dict[s
         jobs[job.job_id] = tuple(run.id for run in runs)
         record = msgspec.json.encode(Submission(job=job.job_id, profile=plan.cluster.name, submitted=now))
         for run in runs:
-            write_atomically(store_folder(out, run.id) / "job.json", record)
+            write_atomically(store_folder(out, run.id) / "job.json", record, durably=False)
     return jobs
 
 
