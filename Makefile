@@ -6,7 +6,7 @@ BIN := .venv/bin
 OUT ?= runs
 STUDY ?= demo
 
-.PHONY: demo study test test-slow lint bench bench-head bench-compiler lock clean
+.PHONY: demo study test test-slow faults lint bench bench-head bench-compiler lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,11 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# Hundreds of faults on small studies, some half an hour on two cores. FAULTS="--faults 40 --kinds worker,full" does
+# less; root may also fill disks and mount folders read-only.
+faults: .venv/installed
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

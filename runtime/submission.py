@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import io
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -224,9 +226,11 @@ def _submit(array: Array, plan: StudyPlan, data_root: Path, out: Path) -> dict[s
         for job in array.jobs
     ]
     try:
-        submitted = executor(array, plan, folder).submit_array(shifts)
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints what it raises
+            submitted = executor(array, plan, folder).submit_array(shifts)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise SchedulerError(f"sbatch: {error}".strip()) from None
+        said = str(error).strip() or "sbatch failed and did not say why"
+        raise SchedulerError(said.splitlines()[0]) from None
     now, jobs = time.time(), {}
     for job, runs in zip(submitted, array.jobs, strict=True):
         jobs[job.job_id] = tuple(run.id for run in runs)
