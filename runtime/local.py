@@ -210,7 +210,10 @@ class Pool:
                     if self.stopping or not self.waiting:
                         return
                     run = self.waiting.pop()
-                answer = self._attempt(slot, run)
+                try:
+                    answer = self._attempt(slot, run)
+                except OSError as error:  # no process, no file: the other runs may fare better
+                    answer = self._ended(run, Answer("failed", f"{error.filename or 'here'}: {error.strerror}"))
                 if answer is None:
                     with self.lock:
                         self.waiting.insert(0, run)
@@ -222,10 +225,7 @@ class Pool:
         """Train a run to its end; None where its turn is later, since another process has it."""
         folder = store_folder(self.out, run.id)
         watch = self.watches.setdefault(run.id, Watch(folder))
-        try:
-            evict = watch.evictable()
-        except OSError as error:
-            return self._ended(run, Answer("failed", f"{folder} cannot be read: {error.strerror}"))
+        evict = watch.evictable()
         if evict is None:
             return None
         if is_done(folder):

@@ -117,18 +117,18 @@ def _train(job: Job, rank: int, world_size: int, asked: Asked, store: Store, lea
         _write_to(folder / "log.txt")
         store.set(f"host-{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
         status: Status | None = None
-        if lease is not None:
-            control.check = lease.beat
-            hosts = dict.fromkeys(store.get(f"host-{other}").decode() for other in range(world_size))
-            status = attempts.begin(folder, job=job.scheduled, hosts=tuple(hosts), ranks=world_size)
-
-            def resumed(step: int) -> None:
-                nonlocal status
-                assert status is not None
-                status = attempts.resumed(status, folder, step)
-
-            control.resumed = resumed
         with _tended(job, control, lease):
+            if lease is not None:
+                control.check = lease.beat
+                hosts = dict.fromkeys(store.get(f"host-{other}").decode() for other in range(world_size))
+                status = attempts.begin(folder, job=job.scheduled, hosts=tuple(hosts), ranks=world_size)
+
+                def resumed(step: int) -> None:
+                    nonlocal status
+                    assert status is not None
+                    status = attempts.resumed(status, folder, step)
+
+                control.resumed = resumed
             answer = _outcome(job, rank, world_size, control, store)
         if status is not None:
             assert answer.state != "busy"

@@ -289,6 +289,7 @@ def test_a_run_that_diverges_fails_alone_and_says_why(tmp_path: Path) -> None:
     failed = next(state for state in states if state["state"] == "failed")
     assert "not a number at step" in failed["reason"]
     assert "1e+09" in failed["name"]
+    assert {read_status(home).diverged for home in (tmp_path / "runs/store").iterdir()} == {False, True}
 
 
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
