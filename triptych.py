@@ -361,13 +361,15 @@ def retry(
         from rich.console import Console
 
         from compiler.difference import load_plan
+        from compiler.source import launcher_of
         from runtime.orders import relaunch
         from runtime.orders import retry as take_up
 
-        console, plan = Console(stderr=True), load_plan(folder)
-        again = {run.id for run in take_up(plan, runs or [], folder.absolute().parent, failed_only=failed)}
+        plan, source, out = load_plan(folder), launcher_of(folder), folder.absolute().parent
+        console = Console(stderr=True)
+        again = {run.id for run in take_up(plan, runs or [], out, failed_only=failed)}
         console.print(f"{len(again)} runs are taken up again", highlight=False)
-        ended = relaunch(folder, plan, again, console)
+        ended = relaunch(source, plan, again, out, console)
         if not isinstance(ended, int):
             _print_submitted(ended, as_json)
             return

@@ -13,7 +13,7 @@ import msgspec
 Id = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 """A run's id, also its folder's name: a plan from elsewhere must not lead out of the store."""
 
-Source = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!(?:.*/)?\.\.(?:/|\Z)).+\Z")]
+Source = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!(?:.*/)?\.\.(?:/|\Z))[^\\\x00-\x1f\x7f]+\Z")]
 """A data source, by a name that stays in the study's folder."""
 
 FolderName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]

@@ -8,16 +8,15 @@ DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, runs/I
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
-import stat
-import threading
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from compiler.files import decode, open_plain
 
 MIX = "all"
 """The modality of what stands for the whole mix."""
@@ -28,9 +27,6 @@ State = Literal["pending", "running", "preempted", "failed", "done", "cancelled"
 
 RESULTS = ("metrics.jsonl", "eval.jsonl")
 """The files of rows that a run leaves."""
-
-LARGEST_RECORD = 1 << 24
-"""Bytes that a status, a submission or a lease may have."""
 
 KEPT_ATTEMPTS = 100
 """Attempts that a status remembers."""
@@ -181,38 +177,10 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return sorted((int(match[1]) for match in found if match is not None), reverse=True)
 
 
-def write_atomically(path: Path, data: bytes, *, durably: bool = True) -> None:
-    """Replace `path` by `data` so that a reader sees the old bytes or the new, never a part; `durably`, also where the
-    machine loses its power, which costs some milliseconds."""
-    # Not tempfile: its files are their owner's alone, and people share study folders.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if durably:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_record(path: Path) -> bytes:
-    """A small file's bytes. Raises OSError where it is no plain file or has more than `LARGEST_RECORD` bytes: a
-    stranger's may be a pipe that waits for ever, or a device without an end."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(file, "rb") as opened:
-        about = os.fstat(file)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST_RECORD:
-            raise OSError(errno.EINVAL, "is no plain file, or too large", str(path))
-        return opened.read(LARGEST_RECORD)
-
-
 def read_status(folder: Path) -> Status:
     """A run folder's status; pending where it has none, failed with the reason where it cannot be read."""
     try:
-        return _STATUSES.decode(read_record(folder / "status.json"))
+        return decode(folder / "status.json", _STATUSES)
     except FileNotFoundError:
         return Status(state="pending")
     except (msgspec.MsgspecError, OSError) as error:
@@ -222,7 +190,7 @@ def read_status(folder: Path) -> Status:
 def read_submission(folder: Path) -> Submission | None:
     """The job that a run was last submitted as, None where there is none that can be read."""
     try:
-        return _SUBMISSIONS.decode(read_record(folder / "job.json"))
+        return decode(folder / "job.json", _SUBMISSIONS)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -231,7 +199,7 @@ def digests(folder: Path) -> dict[str, str]:
     """SHA-256 sums of a run's rows as they are on disk, by file; files that are not there are left out."""
     found = {}
     for name in RESULTS:
-        with contextlib.suppress(FileNotFoundError), (folder / name).open("rb") as file:
+        with contextlib.suppress(OSError), open_plain(folder / name) as file:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from compiler.files import decode
 from specs.errors import Problem, SpecError
 
 
@@ -17,6 +18,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     overrides: tuple[str, ...]
     digest: str
     launcher: Literal["run", "submit"] = "run"
+
+
+_SOURCES = msgspec.json.Decoder(Source)
 
 
 def source_of(folder: Path) -> tuple[Path, list[str], str]:
@@ -33,7 +37,7 @@ def source_of(folder: Path) -> tuple[Path, list[str], str]:
     )
     for study in studies:
         try:
-            source = msgspec.json.decode((study / "source.json").read_bytes(), type=Source)
+            source = decode(study / "source.json", _SOURCES)
         except (OSError, msgspec.MsgspecError):
             continue
         if not Path(source.file).is_file():
@@ -47,7 +51,7 @@ def source_of(folder: Path) -> tuple[Path, list[str], str]:
 def launcher_of(study: Path) -> Source:
     """What trained the study in folder `study`. Raises SpecError where it does not say."""
     try:
-        return msgspec.json.decode((study / "source.json").read_bytes(), type=Source)
+        return decode(study / "source.json", _SOURCES)
     except (OSError, msgspec.MsgspecError) as error:
         todo = "run or submit the study again"
         raise SpecError([Problem(str(study / "source.json"), 1, "source", f"cannot be read ({error})", todo)]) from None

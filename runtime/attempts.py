@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from compiler.files import write_atomically
 from compiler.records import (
     KEPT_ATTEMPTS,
     Attempt,
@@ -17,7 +18,6 @@ from compiler.records import (
     checkpoint_steps,
     digests,
     read_status,
-    write_atomically,
 )
 
 FRUITLESS = 3

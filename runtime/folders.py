@@ -11,8 +11,9 @@ import msgspec
 import yaml  # type: ignore[import-untyped]
 
 from compiler.compile import Compiled
+from compiler.files import write_atomically
 from compiler.plan import StudyPlan
-from compiler.records import store_folder, study_folder, write_atomically
+from compiler.records import store_folder, study_folder
 from compiler.source import Source
 from runtime.data import build
 

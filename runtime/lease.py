@@ -3,7 +3,7 @@
 `lease-N` names the owner of generation N; `lease-N.free` says that it has let go. Generations only grow. Who takes the
 next one makes its file, which only one can; an owner of an earlier one finds that file and stops. An owner shows that
 it lives by touching its file: who sees the same time on it for `PATIENCE` seconds of its own clock takes it for dead,
-so that no two clocks need agree. Where the owner's machine is this one, its process is looked for instead.
+so that no two clocks need agree. Where the owner's machine is this one, it is also dead when its process is.
 
 Linking and renaming are atomic on NFS too; a folder listing that a client has cached delays the next owner, and hides a
 successor from one taken for dead for as long as the cache may be old, nothing else.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from compiler.records import read_record
+from compiler.files import decode, open_plain
 
 BEAT = 10.0
 """Seconds between an owner's signs of life."""
@@ -44,6 +44,9 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     born: int
     job: str
     token: str
+
+
+_OWNERS = msgspec.json.Decoder(Owner)
 
 
 class LeaseLost(RuntimeError):  # noqa: N818
@@ -82,7 +85,9 @@ class Lease:
         try:
             os.link(temporary, lease.path)
         except FileExistsError:
-            return None
+            # A reply that was lost on the way is asked for again, and the link is there.
+            if temporary.stat().st_nlink == 1:
+                return None
         finally:
             temporary.unlink()
         newest = _newest(folder)
@@ -186,16 +191,21 @@ def _newest(folder: Path) -> _Entry | None:
 def _forget_before(folder: Path, generation: int) -> None:
     for name in os.listdir(folder):
         match = _NAME.fullmatch(name)
-        if match is not None and int(match[1]) < generation:
+        if (match is not None and int(match[1]) < generation) or _is_left_over(folder, name):
             with contextlib.suppress(
                 FileNotFoundError, IsADirectoryError, PermissionError
             ):  # a folder is nobody's lease
                 (folder / name).unlink()
 
 
+def _is_left_over(folder: Path, name: str) -> bool:
+    """Whether a file was to become a lease, of a process that died over it a day ago or before."""
+    return name.startswith(".lease.") and time.time() - _touched(folder / name) / 1e9 > 86400
+
+
 def _read(path: Path) -> Owner | None:
     try:
-        return msgspec.json.decode(read_record(path), type=Owner)
+        return decode(path, _OWNERS)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -209,13 +219,10 @@ def _is_gone(path: Path) -> bool:
 def _touched(path: Path) -> int:
     """When a file was last touched, in nanoseconds by its server's clock; opened first, as NFS asks the server then."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        with open_plain(path) as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:  # also where it goes while it is open, as on NFS
         return 0
-    try:
-        return os.fstat(file).st_mtime_ns
-    finally:
-        os.close(file)
 
 
 @cache

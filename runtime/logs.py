@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from compiler.difference import load_plan
+from compiler.files import open_plain
 from compiler.records import read_status, read_submission
 from compiler.single import find_run
-from specs.errors import Problem, SpecError
+from specs.errors import Problem, SpecError, printable
 
 
 def locate(where: Path, run: str | None) -> tuple[Path, Path | None]:
@@ -47,12 +48,13 @@ def print_logs(files: list[Path], lines: int, to: TextIO) -> None:
     for file in files:
         print(f"==> {file}", file=to)
         for line in tail(file, lines):
-            print(line, file=to)
+            print(printable(line), file=to)
 
 
 def tail(file: Path, lines: int) -> list[str]:
     """The last `lines` lines of a file, 0 for all."""
-    return file.read_text(errors="replace").splitlines()[-lines:]
+    with open_plain(file) as opened:
+        return opened.read().decode(errors="replace").splitlines()[-lines:]
 
 
 def logs_json(files: list[Path], lines: int) -> str:
@@ -70,7 +72,8 @@ def follow(folder: Path, to: TextIO) -> None:
             if log.exists():
                 with log.open(errors="replace") as file:
                     file.seek(place)
-                    print(file.read(), end="", file=to, flush=True)
+                    for line in file.read().splitlines():
+                        print(printable(line), file=to, flush=True)
                     place = file.tell()
             if not going:
                 return

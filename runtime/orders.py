@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from compiler.clusters import find_cluster
+from compiler.files import write_atomically
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import (
     checkpoint_steps,
@@ -16,10 +18,9 @@ from compiler.records import (
     read_status,
     read_submission,
     store_folder,
-    write_atomically,
 )
 from compiler.single import find_run
-from compiler.source import launcher_of
+from compiler.source import Source
 from runtime import attempts, scheduler
 from runtime.lease import Lease
 from runtime.seals import differing
@@ -91,12 +92,13 @@ def _idle_jobs(plan: StudyPlan, runs: Iterable[RunPlan], out: Path, asked: Colle
     return idle
 
 
-def relaunch(folder: Path, plan: StudyPlan, again: Collection[str], console: Console) -> Submitted | int:
-    """Train runs of a study's folder that were made pending, as the study was: on its cluster, what was submitted then;
-    or here, then the exit code. Raises SpecError where the folder does not say, SchedulerError as `submit`."""
-    source, out = launcher_of(folder), folder.absolute().parent
+def relaunch(source: Source, plan: StudyPlan, again: Collection[str], out: Path, console: Console) -> Submitted | int:
+    """Train runs that were made pending, as the study was: on its cluster, what was submitted then; or here, then the
+    exit code. Raises as `submit`."""
     data_root = Path(source.file).parent
     if source.launcher == "submit":
+        # The profile as it is now, the user's own: not what a folder, perhaps a stranger's, says of Slurm.
+        plan = msgspec.structs.replace(plan, cluster=find_cluster(plan.cluster.name))
         return submit(plan, data_root, out, console, only=again)
     return train_here(plan, data_root, out, only=again, console=console) if again else 0
 

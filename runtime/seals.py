@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from compiler.records import read_record, write_atomically
+from compiler.files import decode, open_plain, write_atomically
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +16,9 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
 
     ranks: int
     files: dict[str, str]
+
+
+_SEALS = msgspec.json.Decoder(Seal)
 
 
 def seal(folder: Path, rank: int, ranks: int, names: Iterable[str]) -> None:
@@ -26,9 +29,8 @@ def seal(folder: Path, rank: int, ranks: int, names: Iterable[str]) -> None:
 
 def _seals(folder: Path) -> list[Seal]:
     """The seals of all ranks that wrote a checkpoint. Raises OSError or msgspec.MsgspecError where one is missing."""
-    first = msgspec.json.decode(read_record(folder / "seal-0.json"), type=Seal)
-    others = [read_record(folder / f"seal-{rank}.json") for rank in range(1, first.ranks)]
-    return [first, *(msgspec.json.decode(other, type=Seal) for other in others)]
+    first = decode(folder / "seal-0.json", _SEALS)
+    return [first, *(decode(folder / f"seal-{rank}.json", _SEALS) for rank in range(1, first.ranks))]
 
 
 def is_sealed(folder: Path) -> bool:
@@ -53,5 +55,5 @@ def differing(folder: Path, reader: int = 0, readers: int = 1) -> str:
 
 
 def _sum(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from compiler.files import PLAN, decode, open_plain
 from compiler.plan import FolderName, Id, RunPlan
 from compiler.records import Metrics, State, Status, read_status, read_submission
 from compiler.show import duration, print_table
 from runtime import scheduler
 from runtime.lease import is_held
 from runtime.scheduler import QueuedJob, SchedulerError
-from specs.errors import Problem, SpecError
+from specs.errors import Problem, SpecError, printable
 
 TAIL = 16384
 """Bytes at the end of `metrics.jsonl` that surely hold a whole row."""
@@ -68,7 +69,7 @@ class StudyState(msgspec.Struct, frozen=True):
 def last_metrics(folder: Path) -> Metrics | None:
     """The newest whole row of a run's `metrics.jsonl`, None where there is none."""
     try:
-        with (folder / "metrics.jsonl").open("rb") as file:
+        with open_plain(folder / "metrics.jsonl") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL))
             lines = file.read().split(b"\n")[:-1]
@@ -77,7 +78,7 @@ def last_metrics(folder: Path) -> Metrics | None:
     for line in reversed(lines):
         try:
             return _METRICS.decode(line)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
     return None
 
@@ -171,11 +172,11 @@ def study_states(folder: Path) -> StudyState:
 def _read_plan(folder: Path) -> _Plan:
     file = folder / "plan.json"
     try:
-        return _PLANS.decode(file.read_bytes())
+        return decode(file, _PLANS, PLAN)
     except OSError as error:
         what = f"there is no plan here ({error.strerror})"
         todo = "give the folder of a study that `triptych run` or `submit` has made, such as runs/demo"
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         what, todo = f"the plan cannot be read ({error})", "run or submit the study again"
     raise SpecError([Problem(str(file), 1, "plan", what, todo)])
 
@@ -214,10 +215,10 @@ def _drawn(state: StudyState, rows: int | None) -> tuple[Table, list[Text]]:
         shown = sorted(state.runs, key=lambda run: ORDER.index(run.state))[:rows]
     for run in shown:
         table.add_row(
-            Text(plain(run.name)),
+            Text(printable(run.name)),
             run.id[:8],
             f"[{COLOURS[run.state]}]{run.state}[/]",
-            plain(run.job),
+            printable(run.job),
             f"{run.step:,}/{run.steps:,}",
             "" if run.loss is None else f"{run.loss:.3f}",
             "" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
@@ -226,19 +227,15 @@ def _drawn(state: StudyState, rows: int | None) -> tuple[Table, list[Text]]:
         )
     reasons = [run for run in shown if run.reason and run.state in ("failed", "preempted")]
     notes = [
-        Text.assemble((run.state, COLOURS[run.state]), f" {plain(run.name)}: {plain(run.reason)}") for run in reasons
+        Text.assemble((run.state, COLOURS[run.state]), f" {printable(run.name)}: {printable(run.reason)}")
+        for run in reasons
     ]
     notes.append(Text(summary(state.runs)))
     if len(shown) < len(state.runs):
         notes.append(Text(f"{len(shown):,} of {len(state.runs):,} runs shown; --rows 0 shows all"))
     if state.scheduler:
-        notes.append(Text(f"the scheduler was asked in vain: {plain(state.scheduler)}", style="yellow"))
+        notes.append(Text(f"the scheduler was asked in vain: {printable(state.scheduler)}", style="yellow"))
     return table, notes
-
-
-def plain(text: str) -> str:
-    """Text from a file, without what could command a terminal."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def summary(states: Iterable[RunState]) -> str:

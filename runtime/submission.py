@@ -17,8 +17,9 @@ from rich.console import Console
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
+from compiler.files import write_atomically
 from compiler.plan import ClusterPlan, RunPlan, Slurm, StudyPlan
-from compiler.records import Submission, is_done, read_submission, store_folder, study_folder, write_atomically
+from compiler.records import Submission, is_done, read_submission, store_folder, study_folder
 from runtime import scheduler
 from runtime.lease import Lease, Watch, is_held
 from runtime.scheduler import SchedulerError

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from compiler.files import decode
 from compiler.identity import Identity
 from compiler.plan import RunPlan
 from compiler.records import Status, is_done, read_status
@@ -142,6 +143,8 @@ def _train(job: Job, rank: int, world_size: int, asked: Asked, store: Store, lea
 
 def _outcome(job: Job, rank: int, world_size: int, control: Control, store: Store) -> Answer:
     """Train to the end or to a stop, and say how that ended."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
     from runtime.training.trainer import TrainingError
 
     try:
@@ -156,7 +159,7 @@ def _outcome(job: Job, rank: int, world_size: int, control: Control, store: Stor
         return Answer("failed", str(error), diverged=True)
     except DataError as error:
         return Answer("failed", str(error))
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # DCP's is none
         traceback.print_exc()
         if world_size > 1 and lost_contact(error):
             return Answer("preempted", f"lost contact with another rank: {_words(error)}")
@@ -171,7 +174,7 @@ def train(job: Job, rank: int, world_size: int, control: Control, store: Store) 
     from runtime.training.trainer import DiffusionTrainer, trainer_config
 
     folder = Path(job.folder)
-    run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
+    run = decode(folder / "run.json", msgspec.json.Decoder(RunPlan))
     if Identity().of(run) != folder.resolve().name:
         raise ValueError("run.json is not the plan that the folder is named after; run or submit the study again")
     start_process_group(store, rank, world_size, timedelta(seconds=job.patience))
@@ -196,10 +199,14 @@ def lost_contact(error: BaseException) -> bool:
 
 def _words(error: BaseException) -> str:
     """An error in one line: that of the file system underneath, where there is one."""
-    for inner in _causes(error):
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    causes = list(_causes(error))
+    for inner in causes:
         if isinstance(inner, OSError) and inner.strerror:
             return f"{inner.strerror}{f': {inner.filename}' if inner.filename else ''}"
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    told = next((inner for inner in causes if not isinstance(inner, CheckpointException)), error)
+    return f"{type(told).__name__}: {told}".splitlines()[0]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -249,7 +256,7 @@ def _tended(job: Job, control: Control, lease: Lease | None) -> Iterator[None]:
 
 def _write_to(log: Path) -> None:
     """Let all that this process prints be appended to a file."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)  # a stranger's link leads anywhere
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 
+def printable(text: str) -> str:
+    """A line of text without what could command a terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else "\ufffd" for letter in text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in what a user wrote. `path` is dotted from the study's root; `line` counts from 1."""
@@ -17,7 +22,7 @@ class Problem:
     todo: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.path}: {self.what}; {self.todo}"
+        return printable(f"{self.file}:{self.line}: {self.path}: {self.what}; {self.todo}")
 
 
 class SpecError(Exception):

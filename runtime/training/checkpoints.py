@@ -7,6 +7,7 @@ seal, was torn or damaged, and the one before it is used.
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import shutil
@@ -28,8 +29,9 @@ from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.dcp import AsyncMode
 from torchtitan.tools.logging import logger
 
+from compiler.files import write_atomically
 from compiler.plan import RunPlan
-from compiler.records import RESULTS, checkpoint_steps, write_atomically
+from compiler.records import RESULTS, checkpoint_steps
 from runtime.seals import differing, is_sealed, seal
 
 
@@ -89,6 +91,9 @@ class Checkpoints(CheckpointManager):
     def _load(self, step: int = -1) -> bool:
         """Load the newest whole checkpoint and remove what is not whole. Every rank must call."""
         assert step == -1
+        for place in (Path(self.folder), *map(self.at, checkpoint_steps(self.home))):
+            if place.is_symlink():
+                raise OSError(errno.ELOOP, "is a link; a run's checkpoints are kept in its own folder", str(place))
         for candidate in self._agreed(checkpoint_steps(self.home)):
             mine = differing(self.at(candidate), self.rank, self.ranks)
             found = [problem for problem in self._gathered(mine) if problem]

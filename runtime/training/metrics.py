@@ -16,8 +16,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torchtitan.components.metrics import MetricsProcessor
 
+from compiler.files import write_atomically
 from compiler.plan import RunPlan
-from compiler.records import Evaluation, GradientNoise, Metrics, write_atomically
+from compiler.records import Evaluation, GradientNoise, Metrics
 from runtime.training.activations import Activations
 
 BANDS = 4

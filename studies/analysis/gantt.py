@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 import vl_convert
 
+from compiler.files import write_atomically
 from compiler.plan import RunPlan, StudyPlan
-from compiler.records import write_atomically
 from compiler.timeline import Block, Span, study_hours, timeline, too_large
 from specs.errors import Problem, SpecError
 from specs.quantities import format_quantity, parse_quantity

@@ -15,8 +15,8 @@ import msgspec
 import polars as pl
 
 from compiler.clusters import UnknownClusterError, is_shipped, profile_path, user_folder
+from compiler.files import write_atomically
 from compiler.plan import ClusterPlan, RunPlan
-from compiler.records import write_atomically
 from specs.document import Document, parse
 from specs.errors import Problem, SpecError
 from studies.analysis.cli import USER, WELL

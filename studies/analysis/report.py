@@ -9,7 +9,8 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
-from compiler.records import MIX, write_atomically
+from compiler.files import write_atomically
+from compiler.records import MIX
 from specs.quantities import format_quantity
 from studies.analysis import charts
 from studies.analysis.baselines import Baseline, comparison, study_baselines

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
+from compiler.files import PLAN, decode, open_plain
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import MIX, read_status, store_folder
 from specs.errors import Problem, SpecError
@@ -155,11 +156,11 @@ def read_study(folder: str | Path) -> Study:
     folder = Path(folder)
     path = folder / "plan.json"
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=StudyPlan)
+        plan = decode(path, msgspec.json.Decoder(StudyPlan), PLAN)
     except (FileNotFoundError, NotADirectoryError):
         what, todo = "the folder holds no study", "name the folder of one, such as runs/NAME, after `triptych run`"
         raise SpecError([Problem(str(path), 1, "plan", what, todo)]) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+    except (msgspec.MsgspecError, OSError) as error:
         what = f"the plan cannot be read ({error})"
         raise SpecError([Problem(str(path), 1, "plan", what, "write it anew with `triptych run`")]) from None
 
@@ -227,11 +228,13 @@ def run_folder(folder: Path, run_id: str) -> Path:
 def read_rows(path: Path, schema: Schema) -> tuple[pl.DataFrame, int]:
     """The rows of a JSON-lines file with the columns of `schema`, and how many lines could not be read.
 
-    A missing file is an empty table; a missing field is null; fields that the schema does not name are dropped.
+    A missing file, or what is no plain file, is an empty table; a missing field is null; fields that the schema does
+    not name are dropped.
     """
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        with open_plain(path) as file:
+            data = file.read()
+    except OSError:
         return pl.DataFrame(schema=schema), 0
     whole, _, rest = data.rpartition(b"\n")
     try:
