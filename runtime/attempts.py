@@ -23,7 +23,10 @@ from compiler.records import (
 FRUITLESS = 3
 """Attempts in a row that ended without a checkpoint of their own after which a run is not tried again by itself."""
 
-GAVE_UP = f"{FRUITLESS} attempts in a row ended before a checkpoint of their own"
+FRUITLESS_LINKS = 10
+"""The same for a scheduler's job that comes back: a busy partition may preempt it some times before it has begun."""
+
+GAVE_UP = "attempts in a row ended before a checkpoint of their own"
 GONE = "its process was gone"
 
 

@@ -245,7 +245,7 @@ class Pool:
                 return self._ended(run, answer)
             fruitless = 0 if attempts.was_fruitful(status) else fruitless + 1
             if fruitless == attempts.FRUITLESS:
-                answer = Answer("failed", f"{attempts.GAVE_UP}; the last: {answer.reason}")
+                answer = Answer("failed", f"{fruitless} {attempts.GAVE_UP}; the last: {answer.reason}")
                 self._note(folder, answer.reason, "failed")
                 return self._ended(run, answer)
             job = msgspec.structs.replace(job, evict=-1)

@@ -87,10 +87,11 @@ class Shift:
     def _may_go_on(self, folder: Path, job: str, rank: int) -> bool:
         """Whether an interrupted run is worth another go of this job; if not, it has failed, and the others go on."""
         status = read_status(folder)
-        if attempts.fruitless(status, job) < attempts.FRUITLESS:
+        if attempts.fruitless(status, job) < attempts.FRUITLESS_LINKS:
             return True
         if rank == 0:
-            attempts.end(status, folder, "failed", f"{attempts.GAVE_UP}; the last: {status.reason}")
+            gave_up = f"{attempts.FRUITLESS_LINKS} {attempts.GAVE_UP}; the last: {status.reason}"
+            attempts.end(status, folder, "failed", gave_up)
         return folder != Path(self.folders[-1])
 
 
