@@ -192,9 +192,8 @@ def _forget_before(folder: Path, generation: int) -> None:
     for name in os.listdir(folder):
         match = _NAME.fullmatch(name)
         if (match is not None and int(match[1]) < generation) or _is_left_over(folder, name):
-            with contextlib.suppress(
-                FileNotFoundError, IsADirectoryError, PermissionError
-            ):  # a folder is nobody's lease
+            # A folder of that name is nobody's lease.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                 (folder / name).unlink()
 
 

@@ -25,7 +25,7 @@ import msgspec
 from compiler.plan import RunPlan
 from compiler.records import State, Status, is_done, read_status, store_folder
 from runtime import attempts
-from runtime.lease import Lease, Watch
+from runtime.lease import Lease, Owner, Watch, owner_of
 from runtime.worker import HUNG, LOST, PATIENCE, STOP, Answer, Job
 
 Report = Callable[[RunPlan, Answer], None]
@@ -163,9 +163,10 @@ class Pool:
         patience: float = PATIENCE,
         started: Callable[[RunPlan], None],
         ended: Report,
+        busy: Callable[[RunPlan, Owner], None],
     ) -> None:
         self.out, self.data_root, self.patience = out, data_root, patience
-        self.started, self.ended = started, ended
+        self.started, self.ended, self.busy = started, ended, busy
         self.waiting = sorted(runs, key=lambda run: (run.parallel.ranks, run.flops))
         self.watches: dict[str, Watch] = {}
         self.ranks = max((run.parallel.ranks for run in runs), default=1)
@@ -177,7 +178,8 @@ class Pool:
         self.stopping = False
 
     def train(self) -> None:
-        """Train all runs. `started` and `ended` are called from several threads."""
+        """Train all runs. `started`, `ended` and, of runs that another process owns, `busy` are called from several
+        threads."""
         threads = [
             threading.Thread(target=self._work, args=(slot,), daemon=True)
             for slot in range(min(self.slots, len(self.waiting)))
@@ -224,9 +226,13 @@ class Pool:
     def _attempt(self, slot: int, run: RunPlan) -> Answer | None:
         """Train a run to its end; None where its turn is later, since another process has it."""
         folder = store_folder(self.out, run.id)
+        first = run.id not in self.watches
         watch = self.watches.setdefault(run.id, Watch(folder))
         evict = watch.evictable()
         if evict is None:
+            owner = owner_of(folder)
+            if first and owner is not None:
+                self.busy(run, owner)
             return None
         if is_done(folder):
             return self._ended(run, Answer("done"))

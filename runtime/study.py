@@ -19,14 +19,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from compiler.compile import Compiled
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import is_done, store_folder, study_folder
 from runtime.folders import build_sources, prepare
+from runtime.lease import Owner
 from runtime.local import Pool
 from runtime.status import last_metrics, study_states, summary
 from runtime.worker import Answer
+from specs.errors import printable
 
 REFRESH = 0.5
 """Seconds between looks at the runs' metrics."""
@@ -81,6 +84,7 @@ def train_here(
             patience=plan.cluster.patience,
             started=progress.started,
             ended=progress.ended,
+            busy=progress.busy,
         )
         with stopping(pool, progress.progress.console):
             pool.train()
@@ -144,6 +148,11 @@ class RunProgress:
             if run.id in self.active:
                 return
             self.active[run.id] = self.progress.add_task(f"  {escape(run.name)}", total=run.steps, note="")
+
+    def busy(self, run: RunPlan, owner: Owner) -> None:
+        """A run is waited for, since another process trains it."""
+        said = f"waiting for {run.name}, which process {owner.pid} on {owner.host} trains"
+        self.progress.console.print(Text(printable(said)))
 
     def ended(self, run: RunPlan, answer: Answer) -> None:
         """A run has ended: its bar gives way to a line."""

@@ -189,13 +189,15 @@ def test_interrupted_cancelled_damaged_and_shared_it_ends_the_same(
 
     # Two launchers at once, and one run cancelled by a third command on the way.
     with (
-        subprocess.Popen(command, stdout=subprocess.DEVNULL) as first,
-        subprocess.Popen(command, stdout=subprocess.DEVNULL) as second,
+        subprocess.Popen(command, stdout=subprocess.PIPE) as first,
+        subprocess.Popen(command, stdout=subprocess.PIPE) as second,
     ):
         watched(first, lambda: read_status(homes[large.id]).state == "running")
         asked = json.loads(triptych("cancel", tmp_path / "tiny", large.id, "--json").stdout)
         assert asked["asked"] == [large.id]
-        assert {first.wait(timeout=120), second.wait(timeout=120)} == {1}
+        told = first.communicate(timeout=120)[0] + second.communicate(timeout=120)[0]
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert b"waiting for width=" in told
     assert states(tmp_path) == {small.id: "done", large.id: "cancelled"}
     assert numbers(tmp_path, small.id) == numbers(calm, small.id)
     assert [attempt.state for attempt in read_status(homes[small.id]).history] == ["preempted", "done"]
