@@ -169,6 +169,7 @@ class Pool:
         self.started, self.ended, self.busy = started, ended, busy
         self.waiting = sorted(runs, key=lambda run: (run.parallel.ranks, run.flops))
         self.watches: dict[str, Watch] = {}
+        self.told: set[str] = set()
         self.ranks = max((run.parallel.ranks for run in runs), default=1)
         self.devices = accelerators()
         self.slots = workers or max(1, (len(self.devices) or processors()) // self.ranks)
@@ -226,12 +227,12 @@ class Pool:
     def _attempt(self, slot: int, run: RunPlan) -> Answer | None:
         """Train a run to its end; None where its turn is later, since another process has it."""
         folder = store_folder(self.out, run.id)
-        first = run.id not in self.watches
         watch = self.watches.setdefault(run.id, Watch(folder))
         evict = watch.evictable()
         if evict is None:
             owner = owner_of(folder)
-            if first and owner is not None:
+            if owner is not None and run.id not in self.told:
+                self.told.add(run.id)
                 self.busy(run, owner)
             return None
         if is_done(folder):
