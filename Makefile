@@ -6,7 +6,7 @@ BIN := .venv/bin
 OUT ?= runs
 STUDY ?= demo
 
-.PHONY: demo study test test-slow faults lint bench bench-head bench-compiler lock clean
+.PHONY: demo study test test-slow faults lint bench bench-head bench-runs bench-compiler lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -49,6 +49,11 @@ bench: .venv/installed
 bench-head: .venv/installed
 	$(BIN)/python -m tests.benchmarks.head --micro 4 --accumulation 2
 	$(BIN)/python -m tests.benchmarks.head --checkpoint full
+
+# What checkpoints and rows cost a run; 1,000 runs submitted to Slurm, the status of 10,000
+bench-runs: .venv/installed
+	$(BIN)/python -m tests.benchmarks.checkpoints
+	$(BIN)/python -m tests.benchmarks.cluster
 
 # hydra-core wants an omegaconf of its own
 bench-compiler: .venv/installed

@@ -70,7 +70,7 @@ class Shift:
                 return
             if answer.state == "failed":
                 failed.append(f"{folder}: {answer.reason}")
-            if asked.why:  # between two runs
+            if asked.why and folder != self.folders[-1]:  # between two runs
                 _come_back(environment, requeue, rank)
                 return
         if failed and rank == 0:
