@@ -464,7 +464,11 @@ def train(rank: int, ranks: int, folder: Path) -> None:
     from runtime.training.trainer import trainer_config
 
     run = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunPlan)
-    run = msgspec.structs.replace(run, parallel=msgspec.structs.replace(run.parallel, shard=ranks))
+    run = msgspec.structs.replace(
+        run,
+        parallel=msgspec.structs.replace(run.parallel, shard=ranks),
+        checkpoint=msgspec.structs.replace(run.checkpoint, keep=100),
+    )
 
     def train_in(place: Path) -> None:
         place.mkdir(exist_ok=True)
@@ -496,7 +500,7 @@ def test_learned_times_go_on_bit_for_bit_and_are_the_same_on_two_ranks(tmp_path:
 
     calm, again, two = (rows(tmp_path / place) for place in ("ranks-1", "again", "ranks-2"))
     assert [row.step for row in calm] == list(range(1, 13))
-    assert again == calm[5:]
+    assert again == calm
     for one, other in zip(calm, two, strict=True):
         assert other.tokens == one.tokens
         assert other.loss == pytest.approx(one.loss, rel=1e-4)

@@ -72,9 +72,8 @@ class DiffusionTrainer(Trainer):
         self.run = config.run
         self.optimizers.register_step_pre_hook(self._before_update)
         self.gradient_probe = GradientProbe(config.run, self.dataloader)
-        # Of its own: checkpoints are written in another thread, and a host need not wait for its device.
-        group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
-        self.agreement = cast("dist.ProcessGroup | None", group)
+        self.agreement: dist.ProcessGroup | None = None
+        """The ranks that train, for what hosts have to agree upon."""
 
     def post_dataloading_process(
         self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor
@@ -157,6 +156,9 @@ class DiffusionTrainer(Trainer):
         Raises TrainingError where the loss is no longer a number.
         """
         control = control or Control()
+        if dist.get_world_size() > 1:
+            # Of its own: checkpoints are written in another thread, and a host need not wait for its device.
+            self.agreement = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
         self.checkpointer.check = self.metrics_processor.check = control.check
         loaded = self.checkpointer.newest if self.checkpointer.load() else 0
         self.metrics_processor.resume(self._global_tokens(), self.checkpointer.at(loaded) if loaded else None)
