@@ -130,7 +130,8 @@ def test_two_sessions_do_not_meet_and_a_killed_one_leaves_nothing(cluster: Clust
             assert session.stdout is not None
             folder = session.stdout.readline().strip()
             queue = cluster.squeue()
-            wait_until(lambda: any(b"sleep" in _command(pid) for pid in processes_of(folder)))
+            # Without an environment of its own a job gets a login shell's, which may take long on a busy machine.
+            wait_until(lambda: any(b"sleep" in _command(pid) for pid in processes_of(folder)), timeout=120)
         finally:
             session.send_signal(signal.SIGKILL)
     assert folder
