@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from compiler.columns import plain
-from compiler.files import PLAN, decode
+from compiler.files import read_plan
 from compiler.plan import RunPlan, StudyPlan, Totals
-from specs.errors import Problem, SpecError
 
 _MIX = ("modalities.*.weight", "modalities.*.data", "modalities.*.digest", "mix.*")
 _SHAPE = ("model.width", "model.depth", "model.heads", "model.ffn", "model.vocabulary")
@@ -106,15 +105,12 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_plan(path: Path) -> StudyPlan:
     """The plan in a `plan.json`, or in a study's folder that has one. Raises SpecError where there is none to read."""
-    file = path / "plan.json" if path.is_dir() else path
-    try:
-        return decode(file, msgspec.json.Decoder(StudyPlan), PLAN)
-    except OSError as error:
-        what = f"there is no plan here ({error.strerror})"
-        todo = "give a STUDY.yaml, a file that `triptych plan --json` wrote, or a study's folder such as runs/demo"
-    except msgspec.MsgspecError as error:
-        what, todo = f"the plan cannot be read ({error})", "write it again with `triptych plan STUDY.yaml --json`"
-    raise SpecError([Problem(str(file), 1, "plan", what, todo)])
+    return read_plan(
+        path / "plan.json" if path.is_dir() else path,
+        msgspec.json.Decoder(StudyPlan),
+        absent="give a STUDY.yaml, a file that `triptych plan --json` wrote, or a study's folder such as runs/demo",
+        broken="write it again with `triptych plan STUDY.yaml --json`",
+    )
 
 
 def difference(a: StudyPlan, b: StudyPlan) -> Difference:

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import msgspec
 
+from specs.errors import Problem, SpecError
+
 T = TypeVar("T")
 
 RECORD = 1 << 24
@@ -59,3 +61,15 @@ def decode(path: Path, decoder: msgspec.json.Decoder[T], largest: int = RECORD) 
         return decoder.decode(data)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from None
+
+
+def read_plan(file: Path, decoder: msgspec.json.Decoder[T], *, absent: str, broken: str) -> T:
+    """What a `plan.json` says. Raises SpecError with what to do: `absent` where there is no file to read, `broken`
+    where it holds no plan."""
+    try:
+        return decode(file, decoder, PLAN)
+    except OSError as error:
+        what, todo = f"there is no plan here ({error.strerror})", absent
+    except msgspec.MsgspecError as error:
+        what, todo = f"the plan cannot be read ({error})", broken
+    raise SpecError([Problem(str(file), 1, "plan", what, todo)])

@@ -204,6 +204,11 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
+def is_cancelled(folder: Path) -> bool:
+    """Whether a user has cancelled a run, and not taken it up again."""
+    return (folder / "cancel").exists()
+
+
 def is_done(folder: Path) -> bool:
     """Whether a run is done, and its rows are still those that it wrote."""
     status = read_status(folder)

@@ -23,6 +23,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 _SOURCES = msgspec.json.Decoder(Source)
 
 
+def studies_of(home: Path) -> list[Path]:
+    """The folders of the studies that have a run, given its folder in the store."""
+    return sorted(link.parent.parent for link in home.parent.parent.glob(f"*/runs/{home.name}"))
+
+
 def source_of(folder: Path) -> tuple[Path, list[str], str]:
     """The study file, overrides and run id behind a run's folder, DIR/STUDY/runs/ID or DIR/store/ID.
 
@@ -30,12 +35,7 @@ def source_of(folder: Path) -> tuple[Path, list[str], str]:
     """
     # Not resolved: runs/ID is a link into the store, which does not know its studies.
     home = folder.absolute()
-    studies = (
-        [home.parent.parent]
-        if home.parent.name == "runs"
-        else sorted(link.parent.parent for link in home.parent.parent.glob(f"*/runs/{home.name}"))
-    )
-    for study in studies:
+    for study in [home.parent.parent] if home.parent.name == "runs" else studies_of(home):
         try:
             source = decode(study / "source.json", _SOURCES)
         except (OSError, msgspec.MsgspecError):

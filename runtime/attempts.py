@@ -56,7 +56,10 @@ def begin(folder: Path, *, job: str, hosts: tuple[str, ...], ranks: int) -> Stat
 
 def resumed(status: Status, folder: Path, step: int) -> Status:
     """The attempt has loaded the checkpoint of `step`, 0 where it starts anew."""
-    return _newest(status, folder, first_step=step, last_step=step)
+    attempt = msgspec.structs.replace(status.history[-1], first_step=step, last_step=step)
+    changed = msgspec.structs.replace(status, history=(*status.history[:-1], attempt), updated=time.time())
+    write_status(folder, changed)
+    return changed
 
 
 def close(status: Status, folder: Path, state: State, reason: str, saved: int | None = None) -> Status:
@@ -103,10 +106,3 @@ def fruitless(status: Status, job: str) -> int:
             break
         count += 1
     return count
-
-
-def _newest(status: Status, folder: Path, **changes: int) -> Status:
-    attempt = msgspec.structs.replace(status.history[-1], **changes)
-    changed = msgspec.structs.replace(status, history=(*status.history[:-1], attempt), updated=time.time())
-    write_status(folder, changed)
-    return changed

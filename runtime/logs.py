@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -12,6 +11,7 @@ from compiler.difference import load_plan
 from compiler.files import open_plain
 from compiler.records import read_status, read_submission
 from compiler.single import find_run
+from compiler.source import studies_of
 from specs.errors import Problem, SpecError, printable
 
 
@@ -32,15 +32,9 @@ def log_files(folder: Path, study: Path | None) -> list[Path]:
     files = [folder / "log.txt"]
     submission = read_submission(folder)
     if submission is not None:
-        studies = [study] if study is not None else [link.parent.parent for link in _links(folder)]
-        for place in studies:
+        for place in [study] if study is not None else studies_of(folder.resolve()):
             files += sorted((place / "slurm").glob(f"{submission.job}_*_log.*"))
     return [file for file in files if file.is_file()]
-
-
-def _links(folder: Path) -> Iterator[Path]:
-    home = folder.resolve()
-    yield from home.parent.parent.glob(f"*/runs/{home.name}")
 
 
 def print_logs(files: list[Path], lines: int, to: TextIO) -> None:

@@ -14,6 +14,7 @@ from compiler.files import write_atomically
 from compiler.plan import RunPlan, StudyPlan
 from compiler.records import (
     checkpoint_steps,
+    is_cancelled,
     is_done,
     read_status,
     read_submission,
@@ -67,7 +68,7 @@ def cancel(plan: StudyPlan, names: Sequence[str], out: Path) -> Cancelled:
 
 
 def _has_ended(folder: Path) -> bool:
-    return (folder / "cancel").exists() or is_done(folder)
+    return is_cancelled(folder) or is_done(folder)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -111,7 +112,7 @@ def retry(plan: StudyPlan, names: Sequence[str], out: Path, *, failed_only: bool
     for run in chosen(plan, names):
         folder = store_folder(out, run.id)
         status = read_status(folder)
-        cancelled = (folder / "cancel").exists() or status.state == "cancelled"
+        cancelled = is_cancelled(folder) or status.state == "cancelled"
         if is_done(folder):
             wanted = bool(names) and not _is_whole(folder)
         else:

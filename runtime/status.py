@@ -14,29 +14,27 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from compiler.files import PLAN, decode, open_plain
-from compiler.plan import FolderName, Id, RunPlan
-from compiler.records import Metrics, State, Status, read_status, read_submission
+from compiler.files import open_plain, read_plan
+from compiler.plan import FolderName, Id
+from compiler.records import Metrics, State, Status, is_cancelled, read_status, read_submission
 from compiler.show import duration, print_table
 from runtime import scheduler
 from runtime.lease import is_held
 from runtime.scheduler import QueuedJob, SchedulerError
-from specs.errors import Problem, SpecError, printable
+from specs.errors import printable
 
 TAIL = 16384
 """Bytes at the end of `metrics.jsonl` that surely hold a whole row."""
 
-COLOURS = {
-    "done": "green",
-    "failed": "red",
+COLOURS: dict[State, str] = {
     "running": "cyan",
+    "failed": "red",
     "preempted": "yellow",
     "pending": "dim",
     "cancelled": "magenta",
+    "done": "green",
 }
-
-ORDER: tuple[State, ...] = ("running", "failed", "preempted", "pending", "cancelled", "done")
-"""Which runs come first where not all are shown."""
+"""Of states, in the order in which runs are shown where not all are."""
 
 
 class RunState(msgspec.Struct, frozen=True):
@@ -103,13 +101,15 @@ _PLANS = msgspec.json.Decoder(_Plan)
 _METRICS = msgspec.json.Decoder(Metrics)
 
 
-def run_state(folder: Path, run: RunPlan | _Run, queue: dict[str, QueuedJob] | None) -> RunState:
-    """Where a run stands. `queue` holds the scheduler's jobs, None where it was not or could not be asked."""
-    status = read_status(folder)
+def _run_state(folder: Path, run: _Run, status: Status, job: str, queue: dict[str, QueuedJob] | None) -> RunState:
+    """Where a run stands. `job` is that which it was last submitted as, empty without one; `queue` holds the
+    scheduler's jobs, None where it was not or could not be asked."""
     newest = last_metrics(folder)
-    state, reason, job = status.state, status.reason, ""
-    if state not in ("done", "failed"):
-        state, reason, job = _life(folder, status, queue)
+    state, reason = status.state, status.reason
+    if state in ("done", "failed"):
+        job = ""
+    else:
+        state, reason, job = _life(folder, status, job, queue)
     left = None
     if state == "running" and newest is not None and newest.tokens_per_second > 0:
         left = max(0.0, run.tokens - newest.tokens) / newest.tokens_per_second
@@ -130,13 +130,11 @@ def run_state(folder: Path, run: RunPlan | _Run, queue: dict[str, QueuedJob] | N
     )
 
 
-def _life(folder: Path, status: Status, queue: dict[str, QueuedJob] | None) -> tuple[State, str, str]:
-    """State, reason and job of a run that has not ended by itself."""
-    submission = read_submission(folder)
-    job = submission.job if submission is not None else ""
+def _life(folder: Path, status: Status, job: str, queue: dict[str, QueuedJob] | None) -> tuple[State, str, str]:
+    """State, reason and the job that has it now, of a run that has not ended by itself."""
     if status.state == "running" and is_held(folder):
         return "running", status.reason, status.history[-1].job if status.history else ""
-    if (folder / "cancel").exists():
+    if is_cancelled(folder):
         return "cancelled", "`triptych retry` takes it up again", ""
     queued = queue.get(job) if queue is not None else None
     if queued is not None:
@@ -157,28 +155,31 @@ def _life(folder: Path, status: Status, queue: dict[str, QueuedJob] | None) -> t
 
 def study_states(folder: Path) -> StudyState:
     """Where the runs of the study in `folder` stand. Raises SpecError where that holds no plan."""
-    plan = _read_plan(folder)
-    homes = {run.id: folder / "runs" / run.id for run in plan.runs}
+    plan = read_plan(
+        folder / "plan.json",
+        _PLANS,
+        absent="give the folder of a study that `triptych run` or `submit` has made, such as runs/demo",
+        broken="run or submit the study again",
+    )
+    homes = [folder / "runs" / run.id for run in plan.runs]
+    statuses = [read_status(home) for home in homes]
+    jobs = ["" if status.state == "done" else _job(home) for home, status in zip(homes, statuses, strict=True)]
     queue, trouble = None, ""
-    if any((home / "job.json").exists() and read_status(home).state != "done" for home in homes.values()):
+    if any(jobs):
         try:
             queue = scheduler.queue()
         except SchedulerError as error:
             trouble = str(error)
-    states = [run_state(homes[run.id], run, queue) for run in plan.runs]
+    states = [
+        _run_state(home, run, status, job, queue)
+        for home, run, status, job in zip(homes, plan.runs, statuses, jobs, strict=True)
+    ]
     return StudyState(study=plan.study, runs=states, scheduler=trouble)
 
 
-def _read_plan(folder: Path) -> _Plan:
-    file = folder / "plan.json"
-    try:
-        return decode(file, _PLANS, PLAN)
-    except OSError as error:
-        what = f"there is no plan here ({error.strerror})"
-        todo = "give the folder of a study that `triptych run` or `submit` has made, such as runs/demo"
-    except msgspec.MsgspecError as error:
-        what, todo = f"the plan cannot be read ({error})", "run or submit the study again"
-    raise SpecError([Problem(str(file), 1, "plan", what, todo)])
+def _job(folder: Path) -> str:
+    submission = read_submission(folder)
+    return submission.job if submission is not None else ""
 
 
 def show(state: StudyState, console: Console, rows: int | None) -> None:
@@ -212,7 +213,8 @@ def _drawn(state: StudyState, rows: int | None) -> tuple[Table, list[Text]]:
         table.add_column(heading, justify=justify, no_wrap=heading != "run", overflow="fold")
     shown = state.runs
     if rows is not None and len(shown) > rows:
-        shown = sorted(state.runs, key=lambda run: ORDER.index(run.state))[:rows]
+        order = list(COLOURS)
+        shown = sorted(state.runs, key=lambda run: order.index(run.state))[:rows]
     for run in shown:
         table.add_row(
             Text(printable(run.name)),

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from compiler.compile import Compiled
 from compiler.plan import RunPlan, StudyPlan
-from compiler.records import is_done, store_folder, study_folder
+from compiler.records import is_cancelled, is_done, store_folder, study_folder
 from runtime.folders import build_sources, prepare
 from runtime.lease import Owner
 from runtime.local import Pool
@@ -69,7 +69,7 @@ def train_here(
     Returns as `run_study`."""
     folders = {run.id: store_folder(out, run.id) for run in plan.runs}
     done = {run_id for run_id, folder in folders.items() if is_done(folder)}
-    cancelled = {run_id for run_id, folder in folders.items() if run_id not in done and (folder / "cancel").exists()}
+    cancelled = {run_id for run_id, folder in folders.items() if run_id not in done and is_cancelled(folder)}
     if done:
         console.print(f"{len(done)} of {len(plan.runs)} runs are done already")
     if cancelled:

@@ -19,7 +19,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from compiler.files import write_atomically
 from compiler.plan import ClusterPlan, RunPlan, Slurm, StudyPlan
-from compiler.records import Submission, is_done, read_submission, store_folder, study_folder
+from compiler.records import Submission, is_cancelled, is_done, read_submission, store_folder, study_folder
 from runtime import scheduler
 from runtime.lease import Lease, Watch, is_held
 from runtime.scheduler import SchedulerError
@@ -202,7 +202,7 @@ def submit(
             submission = read_submission(folder)
             if is_done(folder):
                 left["done"].append(run.id)
-            elif (folder / "cancel").exists():
+            elif is_cancelled(folder):
                 left["cancelled"].append(run.id)
             elif (submission is not None and submission.job in queue) or is_held(folder):
                 left["queued"].append(run.id)

@@ -29,7 +29,7 @@ import msgspec
 from compiler.files import decode
 from compiler.identity import Identity
 from compiler.plan import RunPlan
-from compiler.records import Status, is_done, read_status
+from compiler.records import Status, is_cancelled, is_done, read_status
 from runtime import attempts
 from runtime.control import Asked, Control
 from runtime.data import DataError
@@ -105,7 +105,7 @@ def _unwanted(job: Job) -> str:
     folder = Path(job.folder)
     if is_done(folder):
         return "done"
-    if (folder / "cancel").exists():
+    if is_cancelled(folder):
         return "cancelled"
     status = read_status(folder)
     failed_here = job.scheduled and status.state == "failed" and status.history[-1:]
@@ -230,7 +230,7 @@ def _tended(job: Job, control: Control, lease: Lease | None) -> Iterator[None]:
         beaten = time.monotonic()
         while not ending.wait(1.0):
             now = time.monotonic()
-            control.cancelled = control.cancelled or (Path(job.folder) / "cancel").exists()
+            control.cancelled = control.cancelled or is_cancelled(Path(job.folder))
             if now - control.moved > job.patience + 60:  # collectives are to give up first: they know more
                 print(f"no step for {now - control.moved:.0f} s: this process ends itself", file=sys.stderr)
                 faulthandler.dump_traceback()
