@@ -104,12 +104,15 @@ _METRICS = msgspec.json.Decoder(Metrics)
 def _run_state(folder: Path, run: _Run, status: Status, job: str, queue: dict[str, QueuedJob] | None) -> RunState:
     """Where a run stands. `job` is that which it was last submitted as, empty without one; `queue` holds the
     scheduler's jobs, None where it was not or could not be asked."""
+    status, held = _settled(folder, status)
     newest = last_metrics(folder)
     state, reason = status.state, status.reason
     if state in ("done", "failed"):
         job = ""
+    elif held:
+        job = status.history[-1].job if status.history else ""
     else:
-        state, reason, job = _life(folder, status, job, queue)
+        state, reason, job = _interrupted(folder, status, job, queue)
     left = None
     if state == "running" and newest is not None and newest.tokens_per_second > 0:
         left = max(0.0, run.tokens - newest.tokens) / newest.tokens_per_second
@@ -130,10 +133,21 @@ def _run_state(folder: Path, run: _Run, status: Status, job: str, queue: dict[st
     )
 
 
-def _life(folder: Path, status: Status, job: str, queue: dict[str, QueuedJob] | None) -> tuple[State, str, str]:
-    """State, reason and the job that has it now, of a run that has not ended by itself."""
-    if status.state == "running" and is_held(folder):
-        return "running", status.reason, status.history[-1].job if status.history else ""
+def _settled(folder: Path, status: Status) -> tuple[Status, bool]:
+    """A run's status, and whether it is running under an owner that lives. An owner writes how a run ended before it
+    lets go: a status that says running is read again where the owner is found gone."""
+    while status.state == "running":
+        if is_held(folder):
+            return status, True
+        again = read_status(folder)
+        if again == status:
+            break
+        status = again
+    return status, False
+
+
+def _interrupted(folder: Path, status: Status, job: str, queue: dict[str, QueuedJob] | None) -> tuple[State, str, str]:
+    """State, reason and the job that has it now, of a run that has not ended by itself and that nobody trains."""
     if is_cancelled(folder):
         return "cancelled", "`triptych retry` takes it up again", ""
     queued = queue.get(job) if queue is not None else None
