@@ -16,12 +16,12 @@ from scipy.optimize import minimize
 from compiler.manifest import Manifest, Segment, Split, VocabularyManifest
 from compiler.plan import StudyPlan
 from specs.errors import SpecError
-from studies.analysis import chinchilla
 from studies.analysis.baselines import baseline, comparison, study_baselines
-from studies.analysis.charts import curve_rows
-from studies.analysis.chinchilla import DELTA, NAMES, Law, UnidentifiedError, fit
+from studies.analysis.charts.runs import curve_rows
 from studies.analysis.cli import run_fit
 from studies.analysis.fits import fit_results
+from studies.analysis.laws import chinchilla
+from studies.analysis.laws.chinchilla import DELTA, NAMES, Law, UnidentifiedError, fit
 from studies.analysis.noise import seed_noise
 from studies.analysis.results import read_study, write_results
 from studies.analysis.tables import read_runs

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from compiler.compile import compile_study
 from compiler.plan import RunPlan
 from compiler.records import MIX
+from studies.analysis.asked import answers, summary
 from studies.analysis.cli import run_fit
-from studies.analysis.coordinates import FLAT, Sweep, coordinate_check
-from studies.analysis.experiment_tables import coordinates_table
-from studies.analysis.experiments import experiments
-from studies.analysis.gamma import batch_exponent
-from studies.analysis.invariance import batch_invariance
-from studies.analysis.learning_rate import learning_rate_transfer
+from studies.analysis.questions.coordinates import FLAT, Sweep, coordinate_check
+from studies.analysis.questions.gamma import batch_exponent
+from studies.analysis.questions.invariance import batch_invariance
+from studies.analysis.questions.learning_rate import learning_rate_transfer
 from studies.analysis.results import Study, read_study
 from studies.analysis.settings import PLAIN, TRANSFERRED
+from studies.analysis.views.coordinates import coordinates_table
+from studies.analysis.views.question import How
 from tests.compiling import study
 from tests.experiments import (
     BATCHES,
@@ -443,7 +444,7 @@ def test_failures_are_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_scaling_study_makes_no_experiment(tmp_path: Path) -> None:
-    assert not experiments(read_study(make_study(tmp_path, seeds=2)))
+    assert not answers(read_study(make_study(tmp_path, seeds=2)), How())
 
 
 @pytest.mark.parametrize(
@@ -457,7 +458,7 @@ def test_a_scaling_study_makes_no_experiment(tmp_path: Path) -> None:
 )
 def test_the_projects_own_studies_make_the_experiments_that_they_are_for(tmp_path: Path, name: str, key: str) -> None:
     plan = compile_study(STUDIES / name / "study.yaml")
-    found = experiments(finished(plan.runs, level, grows(0, 0), out=tmp_path), bootstrap=10)
-    assert found.summary().keys() == {key}
+    found = summary(answers(finished(plan.runs, level, grows(0, 0), out=tmp_path), How(bootstrap=10)))
+    assert found.keys() == {key}
     arms = {"coordinates": 4, "learning_rate": 2}.get(key, 1)
-    assert len(getattr(found, key)) == arms
+    assert len(found[key]) == arms

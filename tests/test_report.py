@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from compiler.plan import RunPlan
-from studies.analysis.chinchilla import Law
 from studies.analysis.cli import run_report
+from studies.analysis.laws.chinchilla import Law
 from studies.analysis.report import write_report
 from tests.experiments import (
     RATES,

@@ -2,7 +2,8 @@
 
 From a study's folder to a chart:
 
-    from studies.analysis import charts, results
+    from studies.analysis import results
+    from studies.analysis.charts import runs
     study = results.read_study("runs/demo")
-    charts.loss_curves(study).save("curves.html")
+    runs.loss_curves(study).save("curves.html")
 """

@@ -13,12 +13,13 @@ from rich.table import Table
 
 from specs.errors import Problem, SpecError
 from specs.quantities import format_quantity
-from studies.analysis.chinchilla import NAMES, Fit, UnidentifiedError, fit
-from studies.analysis.experiment_tables import Found, Verdict, tables
-from studies.analysis.experiments import experiments
+from studies.analysis.asked import answers, summary
 from studies.analysis.fits import COLUMN, Count, fit_results
+from studies.analysis.laws.chinchilla import NAMES, Fit, UnidentifiedError, fit
 from studies.analysis.results import modality_title, read_study
 from studies.analysis.tables import read_runs
+from studies.analysis.views.question import How
+from studies.analysis.views.words import Found, Verdict
 
 WELL, FAILED, USER = 0, 1, 2
 """Exit codes: well, something failed while working, the user's input."""
@@ -41,7 +42,7 @@ def run_fit(
     `n`, `d` and `loss` name a file's columns; `count` says which parameters are N for a folder. Prints a table, or JSON
     as one object on one line: for a file the fit itself, for a folder {"study", "n", "fits": {modality: fit},
     "missing": {modality: reason}} and, where the study makes these experiments, "coordinates", "learning_rate",
-    "invariance" and "gamma" (`studies.analysis.experiments`; numbers that are not finite are null). Exit codes: 1 where
+    "invariance" and "gamma" (`studies.analysis.asked`; numbers that are not finite are null). Exit codes: 1 where
     no modality of a study can be fitted and no experiment has a result yet, 2 for bad input.
     """
     try:
@@ -87,7 +88,7 @@ def _fit_file(path: Path, n: str, d: str, loss: str, bootstrap: int, seed: int, 
 def _fit_study(path: Path, bootstrap: int, count: Count, seed: int, as_json: bool) -> int:
     study = read_study(path)
     fits = fit_results(study.results(), count, bootstrap, seed)
-    found = experiments(study, bootstrap, seed)
+    found = answers(study, How(count, bootstrap, seed))
     if as_json:
         _print_json(
             {
@@ -95,12 +96,13 @@ def _fit_study(path: Path, bootstrap: int, count: Count, seed: int, as_json: boo
                 "n": COLUMN[count],
                 "fits": {modality: fitted.summary() for modality, fitted in fits.fits.items()},
                 "missing": fits.missing,
-                **found.summary(),
+                **summary(found),
             }
         )
     else:
-        for each in tables(found):
-            _print_found(each)
+        for block in (block for answer in found for block in answer.blocks()):
+            for each in block.tables:
+                _print_found(each)
         if fits.fits or not found:
             _print_fits(f"{study.plan.study}, N = {COLUMN[count]}", fits.fits, fits.missing)
     return WELL if fits.fits or found else FAILED

@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 
 from compiler.records import MIX
-from studies.analysis.chinchilla import Fit, UnidentifiedError, fit
+from studies.analysis.laws.chinchilla import Fit, UnidentifiedError, fit
 
 Count = Literal["non_embedding", "total"]
 """Which parameters are N: without the embeddings and the head, or all."""

@@ -12,15 +12,16 @@ import polars as pl
 from compiler.files import write_atomically
 from compiler.records import MIX
 from specs.quantities import format_quantity
-from studies.analysis import charts
+from studies.analysis.asked import answers
 from studies.analysis.baselines import Baseline, comparison, study_baselines
-from studies.analysis.chinchilla import NAMES, Fit
-from studies.analysis.experiment_sections import experiment_sections
-from studies.analysis.experiments import experiments
+from studies.analysis.blocks import answer_section
+from studies.analysis.charts import runs as charts
 from studies.analysis.fits import Count, Fits, fit_results
+from studies.analysis.laws.chinchilla import NAMES, Fit
 from studies.analysis.noise import seed_noise
 from studies.analysis.page import card, chart, escape, note, page, section, table
 from studies.analysis.results import Study, modality_title, read_study, write_results
+from studies.analysis.views.question import How
 
 SYMBOLS = dict(zip(NAMES, ("E", "A", "B", "α", "β"), strict=True))
 _COUNTED: dict[Count, str] = {
@@ -44,12 +45,12 @@ def write_report(folder: str | Path, count: Count = "non_embedding", bootstrap: 
 def render(study: Study, count: Count = "non_embedding", bootstrap: int = 1000) -> str:
     """The report of `study` as one HTML document; `count` says which parameters are the law's N.
 
-    The experiments that the study makes come first (`experiments` says which). Where it makes one, and no law can be
+    The answers to what the study asks come first (`asked.QUESTIONS`). Where it asks something, and no law can be
     fitted, the sections on scaling are left out: it was not made for them.
     """
     results = study.results()
     fits = fit_results(results, count, bootstrap)
-    found = experiments(study, bootstrap)
+    found = answers(study, How(count, bootstrap))
     scaling: list[str] = []
     if fits.fits or not found:
         scaling = [
@@ -59,7 +60,7 @@ def render(study: Study, count: Count = "non_embedding", bootstrap: int = 1000) 
         ]
     sections = [
         _summary(study, results),
-        *experiment_sections(found),
+        *map(answer_section, found),
         _loss_curves(study),
         *scaling,
         _seed_noise(results),

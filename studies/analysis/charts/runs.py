@@ -6,26 +6,21 @@ light and dark. All rows carry fixed column names; what users named stands in va
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
 import numpy as np
 import polars as pl
 
 from compiler.records import MIX
 from specs.quantities import format_quantity
-from studies.analysis.chinchilla import Fit
+from studies.analysis.charts.axes import HEIGHT, labels, log_axis, nelbo_axis, ordinal, thinned
 from studies.analysis.fits import COLUMN, Count
+from studies.analysis.laws.chinchilla import Fit
 from studies.analysis.results import Study
 
 MOST_POINTS = 20_000
 """Bound on the rows that the loss curves of one study hold, over all runs and modalities."""
 MOST_CURVES = 8
 """Bound on the law's curves in one chart; the points are all drawn."""
-
-HEIGHT = 280
-COUNTS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
-"""Axis labels as 200k, 20M, 13B."""
 
 
 def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
@@ -45,9 +40,9 @@ def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
         .transform_filter("datum.modality === modality")
         .mark_line(strokeWidth=1.6)
         .encode(
-            x=_log("tokens", "training tokens", counts=True),
-            y=_log("loss", "training loss, nats per token"),
-            color=_ordinal("size", "non-embedding parameters", study.runs["params_non_embedding"]),
+            x=log_axis("tokens", "training tokens", counts=True),
+            y=log_axis("loss", "training loss, nats per token"),
+            color=ordinal("size", "non-embedding parameters", study.runs["params_non_embedding"]),
             detail="id:N",
             opacity=alt.when(size).then(alt.value(0.9)).otherwise(alt.value(0.08)),
             tooltip=[
@@ -76,23 +71,23 @@ def curve_rows(study: Study, points: int = MOST_POINTS) -> pl.DataFrame:
         .group_by("id", "modality", "bucket", maintain_order=True)
         .agg(pl.col("tokens").mean().round(), pl.col("loss").mean().round(4))
         .drop("bucket")
-        .join(study.runs.select("id", run="name", size=_labels("params_non_embedding")), on="id", maintain_order="left")
+        .join(study.runs.select("id", run="name", size=labels("params_non_embedding")), on="id", maintain_order="left")
     )
 
 
 def loss_against_flops(results: pl.DataFrame, modality: str) -> alt.LayerChart:
     """Held-out nelbo against training FLOPs, a line per size through its mean over seeds, a point per run."""
-    color = _ordinal("size", "non-embedding parameters", results["params_non_embedding"])
+    color = ordinal("size", "non-embedding parameters", results["params_non_embedding"])
     return _points_and_lines(
-        _points(results, modality), _log("flops", "training FLOPs", format=".1~e"), color, group="size"
+        _points(results, modality), log_axis("flops", "training FLOPs", format=".1~e"), color, group="size"
     )
 
 
 def loss_against_tokens(results: pl.DataFrame, modality: str) -> alt.LayerChart:
     """Held-out nelbo against training tokens, a line per size through its mean over seeds, a point per run."""
-    color = _ordinal("size", "non-embedding parameters", results["params_non_embedding"])
+    color = ordinal("size", "non-embedding parameters", results["params_non_embedding"])
     return _points_and_lines(
-        _points(results, modality), _log("tokens", "training tokens", counts=True), color, group="size"
+        _points(results, modality), log_axis("tokens", "training tokens", counts=True), color, group="size"
     )
 
 
@@ -102,22 +97,22 @@ def law(results: pl.DataFrame, modality: str, fitted: Fit, count: Count) -> alt.
     sizes = rows["N"].to_numpy()
     x = np.geomspace(sizes.min() / 1.3, sizes.max() * 1.3, 48)
     curves = []
-    for tokens in _spread(rows["tokens"].unique().sort().to_list(), MOST_CURVES):
+    for tokens in thinned(rows["tokens"].unique().sort().to_list(), MOST_CURVES):
         line = {"N": x, "nelbo": fitted.law(x, np.full_like(x, tokens))}
         if len(fitted.samples):
             line["low"], line["high"] = fitted.band(x, np.full_like(x, tokens))
         curves.append(pl.DataFrame(line).with_columns(budget=pl.lit(format_quantity(tokens))))
     law_rows = pl.concat(curves)
     what = "non-embedding parameters" if count == "non_embedding" else "parameters"
-    color = _ordinal("budget", "tokens", results["tokens"])
-    base = alt.Chart(law_rows).encode(x=_log("N", what, counts=True), color=color)
+    color = ordinal("budget", "tokens", results["tokens"])
+    base = alt.Chart(law_rows).encode(x=log_axis("N", what, counts=True), color=color)
     layers = [base.mark_line(strokeWidth=1.6).encode(y=nelbo_axis())]
     if len(fitted.samples):
         layers.insert(0, base.mark_area(opacity=0.18).encode(y=nelbo_axis("low"), y2="high:Q"))
     points = (
         alt.Chart(rows)
         .mark_point(filled=True, size=48, opacity=1)
-        .encode(x=_log("N", what, counts=True), y=nelbo_axis(), color=color, tooltip=_tooltip())
+        .encode(x=log_axis("N", what, counts=True), y=nelbo_axis(), color=color, tooltip=_tooltip())
     )
     return alt.layer(*layers, points).properties(height=HEIGHT, width="container")
 
@@ -133,8 +128,8 @@ def _points(results: pl.DataFrame, modality: str) -> pl.DataFrame:
         "tokens",
         "flops",
         run="name",
-        size=_labels("params_non_embedding"),
-        budget=_labels("tokens"),
+        size=labels("params_non_embedding"),
+        budget=labels("tokens"),
     )
 
 
@@ -164,36 +159,3 @@ def _tooltip() -> list[alt.Tooltip]:
         alt.Tooltip("nelbo:Q", format=".4f"),
         alt.Tooltip("standard_error:Q", title="standard error", format=".4f"),
     ]
-
-
-def nelbo_axis(field: str = "nelbo") -> alt.Y:
-    """Held-out nelbo on a logarithmic vertical axis."""
-    return _log(field, "held-out nelbo, nats per token", channel=alt.Y)
-
-
-def _log(field: str, title: str, counts: bool = False, format: str = "", channel: Any = None) -> Any:
-    """A logarithmic axis that fits its data and keeps few, readable labels."""
-    axis: dict[str, Any] = {"title": title, "tickCount": 5, "labelOverlap": "greedy", "labelSeparation": 8}
-    if counts:
-        axis["labelExpr"] = COUNTS
-    elif format:
-        axis["format"] = format
-    else:
-        axis["format"] = ".3~g"
-    made = channel or (alt.Y if field == "loss" else alt.X)
-    return made(f"{field}:Q", axis=alt.Axis(**axis), scale=alt.Scale(type="log", nice=False, padding=12))
-
-
-def _ordinal(field: str, title: str, values: pl.Series) -> alt.Color:
-    ordered = [format_quantity(v) for v in values.unique().sort().to_list()]
-    return alt.Color(f"{field}:O", title=title, sort=list(dict.fromkeys(ordered)), legend=alt.Legend(symbolOpacity=1))
-
-
-def _labels(column: str) -> pl.Expr:
-    return pl.col(column).map_elements(format_quantity, return_dtype=pl.String)
-
-
-def _spread(values: list[float], most: int) -> list[float]:
-    if len(values) <= most:
-        return values
-    return [values[round(k)] for k in np.linspace(0, len(values) - 1, most)]

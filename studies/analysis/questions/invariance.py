@@ -15,7 +15,7 @@ from scipy.special import ndtr
 
 from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.chinchilla import LEVEL, Array
+from studies.analysis.laws.chinchilla import LEVEL, Array
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.results import Study
 from studies.analysis.settings import BATCH_PATHS, Setting, Shape, batch_place, fixed_settings, label, shape_of

@@ -1,0 +1,27 @@
+"""Every question that a study may ask, in the order in which answers are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from studies.analysis.results import Study
+from studies.analysis.views.coordinates import COORDINATES
+from studies.analysis.views.gamma import GAMMA
+from studies.analysis.views.invariance import INVARIANCE
+from studies.analysis.views.learning_rate import LEARNING_RATE
+from studies.analysis.views.question import Answer, How, Question
+
+QUESTIONS: tuple[Question[Any], ...] = (COORDINATES, LEARNING_RATE, INVARIANCE, GAMMA)
+
+
+def answers(study: Study, how: How) -> list[Answer]:
+    """What each question finds in `study`; those that it does not ask are left out."""
+    asked = ((question, question.ask(study, how)) for question in QUESTIONS)
+    return [Answer(question, found) for question, found in asked if found]
+
+
+def summary(found: list[Answer]) -> dict[str, Any]:
+    """`found` as plain values ready for JSON, by the questions' keys (where inf, a run that diverged, is null)."""
+    return {answer.question.key: msgspec.to_builtins(answer.found) for answer in found}

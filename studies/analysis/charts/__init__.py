@@ -1,0 +1,1 @@
+"""The figures, one function each; they stand alone in a notebook."""

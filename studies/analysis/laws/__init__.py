@@ -1,0 +1,1 @@
+"""Laws: arrays in, fitted laws out."""

@@ -1,0 +1,1 @@
+"""What a study asks, answered: a `Study` in, what was found out."""

@@ -1,0 +1,82 @@
+"""A question that a study's plan may ask: how it is answered, and how the answer is shown.
+
+What a study asks is read off its plan, never off its name, so that anybody's study has its answers. `fit`, `report` and
+`export` all go through the questions in `studies.analysis.asked`; to add one is to add its modules there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from studies.analysis.fits import Count
+from studies.analysis.results import Study
+from studies.analysis.views.words import Found
+
+if TYPE_CHECKING:
+    import altair as alt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class How:
+    """How questions are answered: which parameters are N, resamples for intervals (0: none), the bootstrap's seed, and
+    what a nat of each modality counts for where losses are weighed (empty: as the study's base mix does)."""
+
+    count: Count = "non_embedding"
+    bootstrap: int = 1000
+    seed: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: `key` is unique among those of one answer, `title` (may be empty) stands above it, `draw` makes it."""
+
+    key: str
+    title: str
+    draw: Callable[[], alt.TopLevelMixin]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One thing found, to be shown together: figures, tables, and what else is to be said. `small` figures stand close,
+    many in a row."""
+
+    figures: Sequence[Figure]
+    tables: Sequence[Found]
+    small: bool = False
+
+    @property
+    def title(self) -> str:
+        """That of its first table."""
+        return self.tables[0].title if self.tables else ""
+
+
+@dataclass(frozen=True)
+class Question(Generic[T]):
+    """`key` names it in JSON, in file names and on the page; `title` and `text` (HTML of our own) head its section.
+
+    `ask` gives what was found, a thing for each part of the study that asks it; none where the study does not ask, or
+    nothing of it has ended yet. `show` puts one of them in words and figures, without drawing yet.
+    """
+
+    key: str
+    title: str
+    text: str
+    ask: Callable[[Study, How], tuple[T, ...]]
+    show: Callable[[T], Block]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one question found in one study, never empty."""
+
+    question: Question[Any]
+    found: tuple[Any, ...]
+
+    def blocks(self) -> list[Block]:
+        """What was found, in words and figures."""
+        return [self.question.show(one) for one in self.found]

@@ -1,0 +1,75 @@
+"""How findings are put in words: tables of plain text, verdicts, and numbers with their intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+NONE = "–"
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A cell that says whether what was hoped for holds."""
+
+    text: str
+    good: bool
+
+
+Cell = str | Verdict
+
+
+@dataclass(frozen=True)
+class Found:
+    """A table of plain text under a title, what is to be said of it, and where it is weak.
+
+    A cell's second line explains its first.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    said: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
+
+
+def joined(*parts: str) -> str:
+    """The parts that are not empty, with commas between them."""
+    return ", ".join(part for part in parts if part)
+
+
+def signed(value: float, form: str) -> str:
+    """A number with its sign, which zero has not."""
+    shown = f"{value:+{form}}".replace("-", "−")
+    return shown if shown.strip("+−0.") else shown.lstrip("+−")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, or `NONE`."""
+    return NONE if value is None else f"{value:.3g}"
+
+
+def nats(value: float) -> str:
+    """Four decimals; an infinite loss is a failure."""
+    return "failed" if math.isinf(value) else f"{value:.4f}".replace("-", "−")
+
+
+def estimate(value: float, interval: Interval | None, form: str, together: str = "{} ({})") -> str:
+    """A value with its interval."""
+    if math.isnan(value):
+        return NONE
+    shown = finite(value, form)
+    if interval is None:
+        return shown
+    return together.format(shown, f"{finite(interval[0], form)} to {finite(interval[1], form)}")
+
+
+def stacked(value: float, interval: Interval | None, form: str) -> str:
+    """A value and, on a line of its own, its interval."""
+    return estimate(value, interval, form, "{}\n{}")
+
+
+def finite(value: float, form: str) -> str:
+    """`value` by a format such as `{:.2f}`, also where it is infinite."""
+    return "∞" if math.isinf(value) else form.format(value).replace("-", "−")
