@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from compiler.plan import RunPlan
-from compiler.records import Evaluation, Metrics, Status, store_folder
+from compiler.records import MIX, Evaluation, GradientNoise, Metrics, Status, store_folder
 from studies.analysis.results import Study, read_study
 from tests.compiling import compile_data, study
 from tests.synthetic import write_lines, write_plan
@@ -97,7 +97,7 @@ SIDES = {"list": [
 @cache
 def rescaled() -> Runs:
     """Physical batches at one logical batch, and where the logical batch is the physical one."""
-    return once([SIDES, {"grid": {"batch.physical": list(BATCHES)}}, {"seeds": 3}], tokens="200K")
+    return once([SIDES, {"grid": {"batch.physical": list(BATCHES)}}, {"seeds": 3}], tokens="200K", model__heads=2)
 
 
 def dependence(with_: float, without: float, beyond: float = 0.0) -> Callable[[RunPlan, str], float]:
@@ -181,12 +181,38 @@ def again(study: Study, loss: Callable[[RunPlan, str], float], noise: float = 0.
     return dataclasses.replace(study, evaluations=changed)
 
 
-def metrics(run: RunPlan, step: int, activations: dict[str, float] | None) -> Metrics:
+def trained(
+    out: Path,
+    loss: Callable[[RunPlan, Any], Any],
+    noise: float = 0.0,
+    seed: int = 0,
+    gradient: Callable[[RunPlan], tuple[float, float]] | None = None,
+) -> Study:
+    """The study under `out` with training losses: those of `loss` at an array of steps, and noise on each.
+
+    `gradient` gives what the signal and the noise of the gradient are on average, estimated at each of these steps.
+    """
+    rng = np.random.default_rng(seed)
+    for run in read_study(out / "tiny").plan.runs:
+        steps = np.arange(1, run.steps + 1)
+        losses = loss(run, steps) + rng.normal(0, noise, len(steps))
+        rows = [metrics(run, int(step), None, float(value)) for step, value in zip(steps, losses, strict=True)]
+        if gradient is not None:
+            drawn = np.array(gradient(run)) * (1 + rng.normal(0, 0.5, (len(steps), 2)))
+            rows = [
+                msgspec.structs.replace(row, gradient_noise={MIX: GradientNoise(signal=float(s), noise=float(n))})
+                for row, (s, n) in zip(rows, drawn, strict=True)
+            ]
+        write_lines(store_folder(out, run.id) / "metrics.jsonl", rows)
+    return read_study(out / "tiny")
+
+
+def metrics(run: RunPlan, step: int, activations: dict[str, float] | None, loss: float = 3.0) -> Metrics:
     return Metrics(
         step=step,
-        tokens=step * 100,
-        loss=3.0,
-        losses=dict.fromkeys(run.modalities, 3.0),
+        tokens=round(step * run.tokens / run.steps),
+        loss=loss,
+        losses=dict.fromkeys(run.modalities, loss),
         lr=1e-3,
         grad_norm=1.0,
         tokens_per_second=1e4,

@@ -24,10 +24,13 @@ from studies.analysis.questions.learning_rate import learning_rate_transfer
 from studies.analysis.results import Study, read_study
 from studies.analysis.settings import PLAIN, TRANSFERRED
 from studies.analysis.views.coordinates import coordinates_table
+from studies.analysis.views.learning_rate import learning_rate_table
 from studies.analysis.views.question import How
 from tests.compiling import study
 from tests.experiments import (
+    ARMS,
     BATCHES,
+    GRID,
     HORIZONS,
     RATES,
     TRANSFER,
@@ -52,6 +55,8 @@ from tests.synthetic import make_study
 
 STUDIES = Path(__file__).parent.parent / "studies"
 Activations = Callable[[RunPlan, int], dict[str, float] | None]
+
+EXPERIMENTS = {"coordinates", "learning_rate", "invariance", "gamma"}
 
 FEW = settings(max_examples=12)
 
@@ -122,6 +127,29 @@ def test_an_activation_that_is_not_finite_is_not_flat_and_silent_runs_are_left_o
     assert sweep.rms["logits"][0] == (1.0, None)
 
 
+def test_trained_runs_that_logged_no_activations_are_counted_and_said() -> None:
+    def activations(run: RunPlan, step: int) -> dict[str, float] | None:
+        return None if run.model.width == 256 else grows(0, 0)(run, step)
+
+    sweeps = coordinate_check(finished(watched(), level, activations))
+    widths = [sweep for sweep in sweeps if sweep.along == "width"]
+    assert [(sweep.sizes, sweep.runs, sweep.silent) for sweep in widths] == [((64, 1024), 4, 2)] * 2
+    assert [sweep.silent for sweep in sweeps if sweep.along == "depth"] == [0, 0]
+    assert "2 of 6 trained runs logged no activations" in coordinates_table(widths[0]).warned[0]
+    # What is still to be trained is no surprise.
+    assert {sweep.silent for sweep in checked(watched(), activations)} == {0}
+
+
+def test_a_check_none_of_whose_runs_logged_activations_says_so_and_has_no_verdict() -> None:
+    sweeps = coordinate_check(finished(watched(), level))
+    assert len(sweeps) == 4
+    for sweep in sweeps:
+        assert (sweep.steps, sweep.slopes, sweep.flat, sweep.runs) == ((), (), {}, 0)
+        assert sweep.silent in (4, 6)
+        table = coordinates_table(sweep)
+        assert (table.rows, len(table.warned)) == ((), 2)
+
+
 def test_without_logged_activations_or_shapes_there_is_no_coordinate_check() -> None:
     assert coordinate_check(finished(watched(), never)) == ()
     unwatched = tuple(msgspec.structs.replace(run, monitor=type(run.monitor)()) for run in watched())
@@ -181,16 +209,33 @@ def test_a_failed_run_is_infinitely_bad_and_an_unfinished_one_unknown() -> None:
 
 
 def test_a_best_at_the_grids_edge_is_said_and_all_failed_leave_no_verdict() -> None:
-    base, wide = learning_rate_transfer(finished(swept(), bowl(lambda run: 1.0)))[0].curves
+    [transfer, _] = learning_rate_transfer(finished(swept(), bowl(lambda run: 1.0)))
+    base, wide = transfer.curves
     assert base.edge
     assert wide.edge
     assert base.vertex is None
+    assert (base.within, wide.within, base.open, wide.open) == (None, None, True, True)
+    assert all("edge, widen the grid" in str(row[-1]) for row in learning_rate_table(transfer).rows)
     lost = learning_rate_transfer(
         finished(swept(), lambda run, _: math.inf if run.model.width == 256 else 3 + rate(run))
     )
     wide = lost[0].curves[1]
     assert (wide.best, wide.steps, wide.within) == (None, None, None)
     assert learning_rate_transfer(finished(swept(), never)) == ()
+
+
+@pytest.mark.parametrize("edge", [64, 256])
+def test_a_best_at_one_grids_edge_leaves_the_other_without_a_verdict_too(edge: int) -> None:
+    planted = bowl(lambda run: RATES[0] if run.model.width == edge else RATES[1])
+    [transfer, _] = learning_rate_transfer(finished(swept(), planted))
+    base, wide = transfer.curves
+    assert (base.edge, wide.edge) == (edge == 64, edge == 256)
+    assert wide.steps == (1 if edge == 64 else -1)
+    assert wide.within is None
+    assert base.within is (None if edge == 64 else True)
+    rows = learning_rate_table(transfer).rows
+    assert rows[0][-1] == ("base\nedge, widen the grid" if edge == 64 else "base")
+    assert rows[1][-1] == "no verdict\nedge, widen the grid"
 
 
 def test_other_axes_are_compared_apart() -> None:
@@ -226,6 +271,48 @@ def test_planted_spreads_and_their_ratio_are_found(with_: float, without: float)
         # Seeds differ alike at every batch, so their draw does not matter.
         assert found.ratio_interval[modality] == pytest.approx((with_ / without,) * 2)
         assert found.scaled[modality].seed_noise == pytest.approx(0, abs=1e-9)
+
+
+def test_both_sides_draw_the_same_seeds_where_runs_are_missing() -> None:
+    weight = (1.0, 2.0, 3.0)
+
+    def loss(run: RunPlan, modality: str) -> float | None:
+        plain = run.batch.critical is None
+        if plain and run.batch.physical == 8 and run.seed == 0:
+            return None
+        place = math.log(min(run.batch.physical, 32) / 16) / math.log(8)
+        return 3 + weight[run.seed] * place * (0.4 if plain else 0.1)
+
+    [found] = batch_invariance(finished(rescaled(), loss), bootstrap=200)
+    # Whatever seeds are drawn, both spreads are in proportion to their mean weight: the missing run is at no end.
+    assert found.ratio["text"] == pytest.approx(0.25)
+    assert found.ratio_interval["text"] == pytest.approx((0.25, 0.25))
+    low, high = found.scaled["text"].spread_interval or (0, 0)
+    assert high > 1.5 * low
+
+
+def test_runs_transferred_in_other_ways_are_not_pooled() -> None:
+    sides = [
+        {"transfer": TRANSFER, "batch.logical": 16},
+        {"transfer": None, "batch.logical": 16},
+        {"transfer": None, "batch.logical": None},
+    ]
+    shape = {"list": [{"model.width": 256, "model.heads": 8}]}
+    runs = once([{"list": sides}, shape, {"grid": {"batch.physical": [8, 16, 32]}}, {"seeds": 2}], tokens="200K")
+
+    def loss(run: RunPlan, modality: str) -> float:
+        slope = 0.3 if run.batch.kappa == 1 else 0.01 if scaled(run) else 0.1
+        return 3 + (1.0 if scaled(run) else 0.0) + slope * math.log(run.batch.physical / 16)
+
+    found = batch_invariance(finished(runs, loss), bootstrap=0)
+    assert [one.setting for one in found] == [TRANSFERRED, PLAIN]
+    with_, without = found
+    assert with_.scaled["text"].seeds == (2, 2, 2)
+    assert with_.scaled["text"].spread == pytest.approx(0.01 * math.log(4))
+    # Without transfer in width there is something to compare it with.
+    assert with_.plain == {}
+    assert without.scaled["text"].spread == pytest.approx(0.1 * math.log(4))
+    assert without.ratio["text"] == pytest.approx(1 / 3)
 
 
 def test_the_spread_is_below_the_critical_batch_and_the_break_is_seen_above_it() -> None:
@@ -366,6 +453,48 @@ def test_edges_flat_curves_failures_and_missing_runs_are_said() -> None:
         assert words in said
 
 
+def test_resamples_that_do_not_bend_up_widen_the_intervals_and_are_said() -> None:
+    flat = again(sweeps_study(), bent(0.3, curvature=0.002), noise=0.01, seed=4)
+    [found] = batch_exponent(flat, bootstrap=400)
+    fitted = [horizon for horizon in found.horizons if found.role(horizon) == "fitted"]
+    assert len(fitted) >= 2
+    share = min(horizon.bends for horizon in fitted)
+    assert 0.3 < share < 0.9
+    for horizon in fitted:
+        # Above 5 % at either side the interval has no end there.
+        assert (horizon.interval == (0, math.inf)) == (horizon.bends < 0.949)
+    assert found.bends <= share
+    assert found.interval == (-math.inf, math.inf)
+    said = f"in {100 * (1 - found.bends):.2g} % of resamples a fitted horizon does not bend up"
+    assert any(said in one for one in found.warnings)
+    if found.held_out is not None:
+        assert found.held_out.transferred_interval == (0, math.inf)
+    firm = batch_exponent(again(sweeps_study(), bent(0.3), noise=0.002), bootstrap=100)[0]
+    assert (firm.bends, firm.warnings) == (1, ())
+
+
+def test_physical_batches_and_ways_of_transfer_have_a_gamma_of_their_own() -> None:
+    by_physical = {4: 0.1, 8: 0.4}
+    axes = [{"grid": {"batch.physical": [4, 8], "batch.logical": GRID, "tokens": HORIZONS[:3]}}]
+    runs = once(axes, transfer=TRANSFER)
+    planted = finished(runs, lambda run, m: bent(by_physical[run.batch.physical])(run, m))
+    found = {one.setting: one.gamma for one in batch_exponent(planted, bootstrap=0)}
+    assert found == {f"physical batch {batch}": pytest.approx(gamma) for batch, gamma in by_physical.items()}
+
+    arms = [ARMS, {"list": [{"model.width": 256, "model.heads": 8}]}]
+    sweep = {"grid": {"batch.logical": GRID, "tokens": HORIZONS[:3]}}
+    runs = once([*arms, sweep], batch__physical=4)
+    planted = finished(runs, lambda run, m: bent(0.1 if scaled(run) else 0.4)(run, m))
+    found = {one.setting: one.gamma for one in batch_exponent(planted, bootstrap=0)}
+    assert found == {TRANSFERRED: pytest.approx(0.1), PLAIN: pytest.approx(0.4)}
+
+
+def test_logical_batches_that_are_the_physical_ones_are_one_sweep() -> None:
+    runs = once([{"grid": {"batch.physical": GRID, "tokens": HORIZONS[:3]}}])
+    [found] = batch_exponent(finished(runs, bent(0.3)), bootstrap=0)
+    assert (found.gamma, found.setting) == (pytest.approx(0.3), "")
+
+
 def test_what_is_far_from_the_lowest_point_does_not_bend_the_fit() -> None:
     def steep(run: RunPlan, modality: str) -> float:
         """Parabolas with γ = 0.25 near their lowest point; far above it the shorter horizons rise ten times as fast."""
@@ -427,7 +556,7 @@ def test_fit_prints_the_experiments_that_a_study_makes(
     finished(runs(), loss, activations, out=tmp_path)
     assert run_fit(tmp_path / "tiny", bootstrap=10, as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert {"coordinates", "learning_rate", "invariance", "gamma"} & printed.keys() == keys
+    assert EXPERIMENTS & printed.keys() == keys
     assert all(printed[key] for key in keys)
     assert run_fit(tmp_path / "tiny", bootstrap=10) == 0
     text = capsys.readouterr().out
@@ -459,6 +588,6 @@ def test_a_scaling_study_makes_no_experiment(tmp_path: Path) -> None:
 def test_the_projects_own_studies_make_the_experiments_that_they_are_for(tmp_path: Path, name: str, key: str) -> None:
     plan = compile_study(STUDIES / name / "study.yaml")
     found = summary(answers(finished(plan.runs, level, grows(0, 0), out=tmp_path), How(bootstrap=10)))
-    assert found.keys() == {key}
+    assert found.keys() & EXPERIMENTS == {key}
     arms = {"coordinates": 4, "learning_rate": 2}.get(key, 1)
     assert len(found[key]) == arms

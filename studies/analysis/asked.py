@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from studies.analysis.results import Study
+from studies.analysis.views.batch_law import BATCH_LAW
 from studies.analysis.views.coordinates import COORDINATES
+from studies.analysis.views.critical_batch import CRITICAL_BATCH
 from studies.analysis.views.gamma import GAMMA
+from studies.analysis.views.interaction import INTERACTION
 from studies.analysis.views.invariance import INVARIANCE
 from studies.analysis.views.learning_rate import LEARNING_RATE
 from studies.analysis.views.question import Answer, How, Question
+from studies.analysis.views.step_law import STEP_LAW
 
-QUESTIONS: tuple[Question[Any], ...] = (COORDINATES, LEARNING_RATE, INVARIANCE, GAMMA)
+QUESTIONS: tuple[Question[Any], ...] = (
+    COORDINATES,
+    LEARNING_RATE,
+    STEP_LAW,
+    INVARIANCE,
+    CRITICAL_BATCH,
+    GAMMA,
+    BATCH_LAW,
+    INTERACTION,
+)
 
 
 def answers(study: Study, how: How) -> list[Answer]:
@@ -23,5 +34,5 @@ def answers(study: Study, how: How) -> list[Answer]:
 
 
 def summary(found: list[Answer]) -> dict[str, Any]:
-    """`found` as plain values ready for JSON, by the questions' keys (where inf, a run that diverged, is null)."""
-    return {answer.question.key: msgspec.to_builtins(answer.found) for answer in found}
+    """`found` as plain values ready for JSON, by the questions' keys."""
+    return {answer.question.key: answer.plain() for answer in found}

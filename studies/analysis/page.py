@@ -1,7 +1,7 @@
-"""The shell of a self-contained HTML page: style, theme, and charts drawn by one inlined copy of Vega.
+"""The shell of a self-contained HTML page: style, script, and charts drawn by one inlined copy of Vega.
 
-Nothing on the page is fetched. Text passes through `html.escape`; a chart's JSON has every `<` written as `\\u003c`, so
-that no value can close its script element.
+Nothing on the page is fetched, and its policy forbids it. Text passes through `html.escape`; in JSON every `<` is
+written as `\\u003c`, so that no value can close its script element.
 """
 
 from __future__ import annotations
@@ -9,126 +9,24 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 
 import altair as alt
 import msgspec
 import vl_convert
 
-# Altair writes for this version.
-_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+from studies.analysis.figures import drawn, encoded
+from studies.analysis.themes import WIDTH, printed, theme
 
-_STYLE = """
-:root {
-  color-scheme: light dark;
-  --page: #f6f7f9; --card: #ffffff; --ink: #1b2330; --soft: #5a6678; --line: #e1e5eb; --accent: #0072b2;
-  --good: #00795a; --bad: #b34700; --bad-soft: #fdf1e9;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #11151b; --card: #1a2029; --ink: #e6eaf0; --soft: #9aa6b6; --line: #2c3542; --accent: #56b4e9;
-    --good: #3fc79a; --bad: #f0a35e; --bad-soft: #2b2219;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
-  font-variant-numeric: tabular-nums;
-}
-main { max-width: 1240px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
-h2 { font-size: 19px; margin: 44px 0 6px; letter-spacing: -0.005em; }
-h3 { font-size: 14px; font-weight: 600; margin: 0 0 10px; overflow-wrap: anywhere; }
-p { margin: 0 0 14px; max-width: 78ch; }
-.soft { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; margin: 22px 0 0; }
-.tile, .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.tile { padding: 12px 16px; }
-.tile b { display: block; font-size: 20px; font-weight: 600; line-height: 1.3; }
-.tile span { color: var(--soft); font-size: 13px; line-height: 1.35; display: block; }
-.card { padding: 16px 18px; min-width: 0; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 16px; }
-.grid > div { min-width: 0; }
-.small { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 145px), 1fr)); gap: 12px 16px;
-  margin-bottom: 12px; }
-.small > div { min-width: 0; }
-.chart { width: 100%; min-width: 0; }
-.chart.vega-embed { padding-right: 0 !important; }
-.chart .chart-wrapper:has(form) { display: flex; flex-direction: column; }
-.chart form.vega-bindings { order: -1; margin: 0 0 10px; }
-.chart form.vega-bindings:empty { display: none; }
-.chart .vega-bindings label { color: var(--soft); font-size: 13px; }
-.chart .vega-bindings select {
-  font: inherit; color: var(--ink); background: var(--card); border: 1px solid var(--line); border-radius: 6px;
-  padding: 3px 8px; max-width: 60vw;
-}
-.chart.vega-embed details { opacity: 0.25; }
-.chart.vega-embed details:hover, .chart.vega-embed details:focus-within { opacity: 1; }
-.scroll { overflow-x: auto; }
-.scroll + p { margin-top: 12px; }
-.card > :last-child { margin-bottom: 0; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th { text-align: left; color: var(--soft); font-weight: 500; font-size: 13px; vertical-align: bottom; }
-th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); }
-tr:last-child td { border-bottom: 0; }
-td small { color: var(--soft); display: block; white-space: nowrap; font-size: 12px; }
-th.number, td.number { text-align: right; white-space: nowrap; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-.note { border-left: 3px solid var(--bad); background: var(--bad-soft); padding: 10px 14px; border-radius: 0 8px 8px 0;
-  margin: 14px 0; max-width: none; overflow-wrap: anywhere; }
-.note ul { margin: 4px 0 0; padding-left: 20px; }
-details.more > summary { cursor: pointer; color: var(--accent); margin: 44px 0 12px; font-size: 19px;
-  font-weight: 600; }
-code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 0.92em; }
-#vg-tooltip-element.vg-tooltip { font: 13px system-ui, "DejaVu Sans", sans-serif; color: var(--ink);
-  background: var(--card); border: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-#vg-tooltip-element table tr td.key { color: var(--soft); }
-#vg-tooltip-element td { border: 0; padding: 2px 6px; }
-@media (max-width: 560px) {
-  main { padding: 20px 14px 48px; }
-  h1 { font-size: 23px; }
-  .card { padding: 12px; }
-}
-"""
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+"""The version that Altair writes for."""
 
-# The ordinal range is viridis without the end that the page's own background would swallow.
-_SCRIPT = """
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const narrow = window.matchMedia("(max-width: 560px)");
-function theme() {
-  const ink = dark.matches ? "#c3ccd8" : "#3b4656", soft = dark.matches ? "#2c3542" : "#e6e9ee";
-  const font = getComputedStyle(document.body).fontFamily;
-  return {
-    background: null, font,
-    range: {ordinal: {scheme: "viridis", extent: dark.matches ? [0.3, 1] : [0, 0.86]}},
-    axis: {labelColor: ink, titleColor: ink, gridColor: soft, domainColor: soft, tickColor: soft, labelFontSize: 12,
-      titleFontSize: 12, titleFontWeight: "normal", titlePadding: 8, tickCount: narrow.matches ? 3 : 5},
-    legend: {labelColor: ink, titleColor: ink, orient: "bottom", direction: "horizontal", labelFontSize: 12,
-      titleFontSize: 12, titleFontWeight: "normal", columns: narrow.matches ? 3 : 6, symbolStrokeWidth: 3},
-    view: {stroke: null},
-  };
-}
-const drawn = new Map();
-function draw(script) {
-  const place = script.previousElementSibling;
-  return vegaEmbed(place, JSON.parse(script.textContent), {
-    config: theme(), renderer: "svg",
-    actions: {export: true, source: false, compiled: false, editor: false},
-    downloadFileName: place.id,
-  }).then(result => { drawn.get(script)?.finalize(); drawn.set(script, result); });
-}
-const scripts = [...document.querySelectorAll("script[type='application/json'][data-chart]")];
-// Charts below the fold are drawn when they come near, so that a long page opens at once.
-const near = new IntersectionObserver(entries => {
-  for (const entry of entries) if (entry.isIntersecting) {
-    near.unobserve(entry.target);
-    draw(entry.target.nextElementSibling);
-  }
-}, {rootMargin: "600px"});
-for (const script of scripts) near.observe(script.previousElementSibling);
-for (const query of [dark, narrow]) query.addEventListener("change", () => [...drawn.keys()].forEach(draw));
-window.addEventListener("beforeprint", () => scripts.filter(s => !drawn.has(s)).forEach(draw));
-"""
+_ASSETS = Path(__file__).parent / "assets"
+# Vega makes functions from a chart's expressions, hence unsafe-eval; `connect-src` is for a page that is served.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "media-src data:; base-uri 'none'; form-action 'none'; connect-src "
+)
 
 
 def escape(text: object) -> str:
@@ -136,21 +34,44 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def chart(made: alt.TopLevelMixin, identifier: str) -> str:
-    """A place on the page where `made` is drawn; `identifier` is the element's id and the name of saved images."""
-    with alt.data_transformers.enable("default", max_rows=None):
-        spec = made.to_dict()
-    # The page's theme gives all of the looks; Altair's default config would override it.
-    spec.pop("config", None)
-    data = msgspec.json.encode(spec).decode().replace("<", "\\u003c")
+def data(value: bytes, **attributes: str) -> str:
+    """JSON that the page's script reads, as an element with `attributes`."""
+    named = "".join(f' {name.replace("_", "-")}="{escape(text)}"' for name, text in attributes.items())
+    text = value.decode().replace("<", "\\u003c")
+    return f'<script type="application/json"{named}>{text}</script>'
+
+
+def chart(made: alt.TopLevelMixin, identifier: str, title: str = "", written: set[str] | None = None) -> str:
+    """A place on the page where `made` is drawn, with buttons that save it as CSV, PNG and SVG.
+
+    `identifier` is the element's id and the name of saved files; `title` is what a screen reader calls it. Tables that
+    are in `written` stand on the page already, and those that are not are added to it.
+    """
+    written = set() if written is None else written
+    figure = drawn(made, title or identifier)
+    tables = []
+    for name, table in figure.tables.items():
+        if name not in written:
+            written.add(name)
+            tables.append(data(encoded(table), data_rows=name))
+    named = escape(title or identifier)
+    buttons = "".join(
+        f'<button type="button" data-save="{kind}" aria-label="Save {named} as {kind.upper()}">{kind.upper()}</button>'
+        for kind in ("csv", "png", "svg")
+    )
+    spec = data(msgspec.json.encode(figure.spec), data_chart="")
     return (
-        f'<div class="chart" id="{escape(identifier)}"></div><script type="application/json" data-chart>{data}</script>'
+        f'<div class="figure" role="group" aria-label="{named}"><div class="chart" id="{escape(identifier)}"></div>'
+        f'{spec}{"".join(tables)}<div class="save">{buttons}</div></div>'
     )
 
 
-def section(title: str, text: str, content: str) -> str:
-    """A part of the page: `title` is text, `text` (what it shows) and `content` HTML."""
-    return f'<section><h2>{escape(title)}</h2><p class="soft">{text}</p>{content}</section>'
+def section(title: str, text: str, content: str, key: str = "") -> str:
+    """A part of the page: `title` is text, `text` (what it shows) and `content` HTML; `key` is its anchor."""
+    heading = f'<a href="#{escape(key)}">{escape(title)}</a>' if key else escape(title)
+    named = f' id="{escape(key)}"' if key else ""
+    shown = f'<p class="soft">{text}</p>' if text else ""
+    return f"<section{named}><h2>{heading}</h2>{shown}{content}</section>"
 
 
 def card(title: str, content: str) -> str:
@@ -183,19 +104,49 @@ def note(title: str, items: Iterable[str]) -> str:
     return f'<div class="note"><b>{escape(title)}</b>{f"<ul>{listed}</ul>" if listed else ""}</div>'
 
 
-def page(title: str, body: str) -> str:
-    """The whole document. `title` is text, `body` HTML made by the functions above."""
+def page(title: str, body: str, sections: Sequence[tuple[str, str]] = (), live: str = "") -> str:
+    """The whole document. `title` is text, `body` HTML made by the functions above.
+
+    `sections` are the anchors and titles of the list at its top; `live` is the version that a served page shows, which
+    then looks for newer ones.
+    """
+    links = "".join(f'<a href="#{escape(key)}">{escape(name)}</a>' for key, name in sections)
+    nav = f'<nav class="sections" aria-label="Sections"><div>{links}</div></nav>' if sections else ""
+    policy = _POLICY + ("'self'" if live else "'none'")
+    version = f' data-live="{escape(live)}"' if live else ""
+    told = '<div id="live" role="status"></div>' if live else ""
+    bar = (
+        '<div id="picked" hidden role="status"><b></b><span></span>'
+        '<button type="button" class="plain" data-do="list">List them</button>'
+        '<button type="button" class="plain" data-do="clear">Clear selection</button></div>'
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        f"<script>{_vega()}</script>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_asset('page.css')}</style>\n</head>\n"
+        f"<body{version}>\n{nav}\n<main>\n{body}\n</main>\n"
+        f"{bar}{told}\n"
+        f"<script>{_vega()}</script>\n<script>const THEMES = {_themes()};\n{_asset('page.js')}</script>\n"
+        "</body>\n</html>\n"
     )
+
+
+@cache
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+@cache
+def _themes() -> str:
+    configs = {"light": theme(), "dark": theme(dark=True), "print": printed()}
+    named = {name: {"config": config} for name, config in configs.items()}
+    return msgspec.json.encode({**named, "width": WIDTH}).decode()
 
 
 @cache
 def _vega() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script; wrapped, so that its top-level names stay its own."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE)
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
     return "(function(){" + bundle.replace("</script", "<\\/script") + "})();"

@@ -1,27 +1,32 @@
 """A study's folder as tidy tables: a row per run, per logged step, per evaluation, and `results.parquet`.
 
 Only the runs of the study's current plan are read. A study can be read while it runs: half-written lines are skipped
-and counted, steps that a resumed run logged twice are kept once, as last written.
-
-Units: `params` are counts, `tokens` non-padding tokens of the whole mix, `flops` model FLOPs of the whole run (forward
-and backward), `nelbo` and `conditional` nats per non-padding token.
+and counted, steps that a resumed run logged twice are kept once, as last written. `docs/results.md` lists the columns
+with their units.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import polars as pl
 
-from compiler.files import PLAN, decode, open_plain
-from compiler.plan import RunPlan, StudyPlan
+from compiler.files import PLAN, decode, write_atomically
+from compiler.identity import Identity
+from compiler.plan import Noise, RunPlan, StudyPlan
 from compiler.records import MIX, read_status, store_folder
 from specs.errors import Problem, SpecError
+from studies.analysis.lines import size_of
+from studies.analysis.logs import Logs
+from studies.analysis.reading import Layout, Schema
 
-Schema = dict[str, pl.DataType | type[pl.DataType]]
+_FEW = 1 << 24
+"""Bytes of metrics up to which they are read with the study, and not when they are first asked for."""
 
 RUNS: Schema = {
     "id": pl.String,
@@ -52,98 +57,116 @@ RUNS: Schema = {
 """Columns of `Study.runs`. `point` numbers the configurations: runs that differ in seed alone share it. `axes` is
 what the study's axes set, path to value, as JSON; `lr` the learning rate after the batch and token transfer."""
 
-_EVALUATIONS: Schema = {
-    "step": pl.Int64,
-    "tokens": pl.Int64,
+_PLANNED: Schema = {
+    "id": pl.String,
     "modality": pl.String,
-    "nelbo": pl.Float64,
-    "standard_error": pl.Float64,
-    "conditional": pl.Float64,
-    "scored_tokens": pl.Int64,
-    "sequences": pl.Int64,
+    "weight": pl.Float64,
+    "noise": pl.String,
+    "epochs": pl.Float64,
+    "tokens_modality": pl.Float64,
 }
-_METRICS: Schema = {
-    "step": pl.Int64,
-    "tokens": pl.Int64,
-    "loss": pl.Float64,
-    "lr": pl.Float64,
-    "grad_norm": pl.Float64,
-    "tokens_per_second": pl.Float64,
-    "padding": pl.Float64,
-    "seconds": pl.Float64,
-    "bands": pl.List(pl.Float64),
-    "parameter_norm": pl.Float64,
-    "update_norm": pl.Float64,
-    "data_wait": pl.Float64,
-    "mfu": pl.Float64,
-}
-_GRADIENT_NOISE = pl.Struct({"signal": pl.Float64, "noise": pl.Float64})
 
 
 @dataclass(frozen=True)
 class Study:
     """One study as read.
 
-    `runs` has the columns `RUNS`, in the plan's order; `metrics` a row per logged step with `id` and the fields of
-    `compiler.records.Metrics`: the losses by modality in columns `loss:MODALITY`, the gradient noise in
-    `signal:MODALITY` and `noise:MODALITY` (also of the mix, `MIX`), the activations in `activation:NAME`, all of them
-    null where a row has none; `evaluations` a row per evaluation and modality with `id`. `skipped` counts lines that
-    could not be read.
+    `runs` has the columns `RUNS`, in the plan's order; `evaluations` a row per evaluation and modality, in the order of
+    steps, with `id` and the fields of `compiler.records.Evaluation`, the nelbo by token modality in columns
+    `nelbo:PART`. `broken` counts lines of evaluations that could not be read.
+
+    The rows of training, `logs`, are read when they are first asked for where they are many (above 16 MB); all else is
+    as it was when the study was read.
     """
 
     folder: Path
     plan: StudyPlan
     runs: pl.DataFrame
-    metrics: pl.DataFrame
     evaluations: pl.DataFrame
-    skipped: int
+    broken: int
+    logs: Logs
+
+    @property
+    def metrics(self) -> pl.DataFrame:
+        """A row per logged step with `id` and the fields of `compiler.records.Metrics`: the losses by modality in
+        columns `loss:MODALITY`, the gradient noise in `signal:MODALITY` and `noise:MODALITY` (also of the mix, `MIX`),
+        the activations in `activation:NAME`, all of them null where a row has none.
+
+        These are all rows, some 200 bytes each: where there are millions, use `scan_metrics`, or what is made of them
+        as they are read, `curves_of`, `utilisation` and `bands`.
+        """
+        return self.logs.rows
+
+    @property
+    def skipped(self) -> int:
+        """Lines of the runs' rows that could not be read, such as the one that is being written."""
+        return self.broken + sum(digest.skipped for digest in self.logs.digests.values())
 
     @property
     def modalities(self) -> list[str]:
         """Every modality of any run, in the plan's order."""
         return list(dict.fromkeys(name for run in self.plan.runs for name in run.modalities))
 
+    def scan_metrics(self) -> pl.LazyFrame:
+        """`metrics`, lazily: where they are not yet read, runs are read one after the other while a query is collected,
+        and only the columns that it takes."""
+        return self.logs.scan()
+
+    def curves_of(self, points: int) -> pl.DataFrame:
+        """Training curves of at most `points` rows in all: `id`, `modality`, `tokens`, `loss` and `rows`.
+
+        A row is the mean over a stretch of tokens: of the tokens of its `rows` logged steps, and of their training
+        losses (nats per token; modality "all": the mix). Stretches have equal length in log tokens, the same for all
+        runs, as fine as `points` allows, at most 12 to a doubling. Where even stretches of three doublings are too
+        many, only every so many runs are there.
+        """
+        return self.logs.curves_of(points)
+
+    def utilisation(self) -> pl.DataFrame:
+        """A row per run that has logged a step: `id`; `rows`, how many; `step`, `tokens` and `seconds` of the last; and
+        means over rows of `tokens_per_second`, `padding`, `data_wait` and `mfu` (the first steps left out), null where
+        no row has them."""
+        return self.logs.utilisation()
+
+    def bands(self) -> pl.DataFrame:
+        """What each quarter of t adds to the training loss late in a run: `id`, `band` (1, the least masked, to 4),
+        `loss` in nats per token, its mean over the second half of the run's tokens so far."""
+        return self.logs.bands()
+
     def results(self) -> pl.DataFrame:
         """`results.parquet`: a row per finished run and modality, from its last evaluation, and one for the mix.
 
         The mix, modality "all", is Σ weight · nelbo over the run's modalities; it is left out where one of them has no
-        evaluation. `tokens` is the planned D of the run, `tokens_seen` what it had trained on at that evaluation.
+        evaluation at that step. `tokens` is the planned D of the run, `tokens_seen` what it had trained on at that
+        evaluation. The other columns are in `docs/results.md`.
         """
-        weights = pl.DataFrame(
-            [(run.id, name, m.weight) for run in self.plan.runs for name, m in run.modalities.items()],
-            schema={"id": pl.String, "modality": pl.String, "weight": pl.Float64},
-            orient="row",
+        return self._results
+
+    def curves(self) -> pl.DataFrame:
+        """Held-out loss over training: the columns of `results`, a row per evaluation, run and modality, of unfinished
+        runs too. `step`, `tokens_seen` and `flops_seen` are those of the evaluation; `state` is the run's."""
+        rows = _with_mix(self.evaluations.filter(pl.col("nelbo").is_finite()), self._planned)
+        joined = self._joined(self.runs.drop("reason", "step", "diverged"), rows)
+        return joined.with_columns(flops_seen=pl.col("flops") * pl.col("step") / pl.col("steps"))
+
+    @cached_property
+    def _results(self) -> pl.DataFrame:
+        last = self.evaluations.unique(["id", "modality"], keep="last", maintain_order=True)
+        rows = _with_mix(last.filter(pl.col("nelbo").is_finite()), self._planned)
+        return self._joined(self.runs.filter(state="done").drop("state", "reason", "step"), rows.drop("step"))
+
+    @cached_property
+    def _planned(self) -> pl.DataFrame:
+        return pl.DataFrame([row for run in self.plan.runs for row in _planned(run)], schema=_PLANNED, orient="row")
+
+    def _joined(self, runs: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+        """`rows` of `runs`, in the order of runs, then of rows."""
+        rows = rows.rename({"tokens": "tokens_seen"}).join(
+            self._planned, on=["id", "modality"], how="left", maintain_order="left"
         )
-        last = (
-            weights.join(self.evaluations.rename({"tokens": "tokens_seen"}).drop("step"), on=["id", "modality"])
-            .unique(["id", "modality"], keep="last", maintain_order=True)
-            .filter(pl.col("nelbo").is_finite())
-        )
-        expected = weights.group_by("id").len("expected")
-        weighted = pl.col("weight") * pl.col("nelbo")
-        mix = (
-            last.group_by("id", maintain_order=True)
-            .agg(
-                pl.lit(MIX).alias("modality"),
-                weighted.sum().alias("nelbo"),
-                (pl.col("weight") * pl.col("standard_error")).pow(2).sum().sqrt().alias("standard_error"),
-                pl.col("scored_tokens", "sequences").sum(),
-                pl.col("tokens_seen").max(),
-                pl.col("weight").sum().round(12),
-                pl.len().alias("found"),
-            )
-            .join(expected, on="id")
-            .filter(pl.col("found") == pl.col("expected"))
-            .drop("found", "expected")
-        )
-        finished = self.runs.filter(state="done").drop("state", "reason", "step").with_row_index("order")
-        rows = finished.join(pl.concat([mix, last], how="diagonal_relaxed"), on="id", maintain_order="left_right")
         front = ["id", "name", "seed", "modality", "params", "params_non_embedding", "tokens", "flops", "nelbo"]
         front += ["standard_error", "conditional"]
-        for name in ("standard_error", "conditional"):
-            if name not in rows.columns:
-                rows = rows.with_columns(pl.lit(None, pl.Float64).alias(name))
-        return rows.sort("order", maintain_order=True).drop("order").select(*front, pl.exclude(front))
+        return runs.join(rows, on="id", maintain_order="left_right").select(*front, pl.exclude(front))
 
 
 def modality_title(modality: str) -> str:
@@ -164,58 +187,29 @@ def read_study(folder: str | Path) -> Study:
         what = f"the plan cannot be read ({error})"
         raise SpecError([Problem(str(path), 1, "plan", what, "write it anew with `triptych run`")]) from None
 
-    modalities = list(dict.fromkeys(name for run in plan.runs for name in run.modalities))
-    blocks = max((run.model.depth for run in plan.runs), default=0)
-    places = ["embedding", *(f"block.{i}" for i in range(blocks)), "final", "logits"]
-    parts = [*modalities, MIX]
-    logged: Schema = {
-        **_METRICS,
-        "losses": pl.Struct(dict.fromkeys(modalities, pl.Float64())),
-        "gradient_noise": pl.Struct(dict.fromkeys(parts, _GRADIENT_NOISE)),
-        "activations": pl.Struct(dict.fromkeys(places, pl.Float64())),
-    }
-    statuses: list[tuple[object, ...]] = []
-    metrics: list[pl.DataFrame] = []
-    evaluations: list[pl.DataFrame] = []
-    skipped = 0
-    for run in plan.runs:
-        place = run_folder(folder, run.id)
-        status = read_status(place)
-        statuses.append((status.state, status.reason, status.step, status.diverged))
-        for name, schema, keep in (("metrics.jsonl", logged, metrics), ("eval.jsonl", _EVALUATIONS, evaluations)):
-            frame, lost = read_rows(place / name, schema)
-            skipped += lost
-            keep.append(frame.select(pl.lit(run.id).alias("id"), pl.all()))
-    points = _points(plan.runs)
-    runs = [_run_row(run, points[run.id]) + status for run, status in zip(plan.runs, statuses, strict=True)]
-    steps = _together(metrics, {"id": pl.String, **logged}).select(
-        pl.exclude("losses", "gradient_noise", "activations"),
-        *(pl.col("losses").struct.field(name).alias(f"loss:{name}") for name in modalities),
-        *(
-            pl.col("gradient_noise").struct.field(name).struct.field(field).alias(f"{field}:{name}")
-            for name in parts
-            for field in ("signal", "noise")
-        ),
-        *(pl.col("activations").struct.field(name).alias(f"activation:{name}") for name in places),
-    )
-    return Study(
+    layout = _layout(plan.runs)
+    places = {run.id: run_folder(folder, run.id) for run in plan.runs}
+    evaluations, broken = layout.read_evaluations({run: place / "eval.jsonl" for run, place in places.items()})
+    points = configurations(plan.runs)
+    study = Study(
         folder=folder,
         plan=plan,
-        runs=pl.DataFrame(runs, schema=RUNS, orient="row"),
-        metrics=steps.unique(["id", "step"], keep="last", maintain_order=True),
-        evaluations=_together(evaluations, {"id": pl.String, **_EVALUATIONS})
-        .unique(["id", "step", "modality"], keep="last", maintain_order=True)
-        .sort("step", maintain_order=True),
-        skipped=skipped,
+        runs=pl.DataFrame([_run_row(run, points[run.id], places[run.id]) for run in plan.runs], RUNS, orient="row"),
+        evaluations=evaluations,
+        broken=broken,
+        logs=Logs(folder, layout, {run: place / "metrics.jsonl" for run, place in places.items()}),
     )
+    if sum(map(size_of, study.logs.files.values())) <= _FEW:
+        study.logs.read()
+    return study
 
 
 def write_results(study: Study) -> Path:
     """Write the study's `results.parquet` and give back its path."""
     path = study.folder / "results.parquet"
-    partial = path.with_name(f".{path.name}")
-    study.results().write_parquet(partial)
-    partial.replace(path)
+    data = io.BytesIO()
+    study.results().write_parquet(data)
+    write_atomically(path, data.getvalue())
     return path
 
 
@@ -225,59 +219,69 @@ def run_folder(folder: Path, run_id: str) -> Path:
     return link if link.exists() else store_folder(folder.resolve().parent, run_id)
 
 
-def read_rows(path: Path, schema: Schema) -> tuple[pl.DataFrame, int]:
-    """The rows of a JSON-lines file with the columns of `schema`, and how many lines could not be read.
-
-    A missing file, or what is no plain file, is an empty table; a missing field is null; fields that the schema does
-    not name are dropped.
-    """
-    try:
-        with open_plain(path) as file:
-            data = file.read()
-    except OSError:
-        return pl.DataFrame(schema=schema), 0
-    whole, _, rest = data.rpartition(b"\n")
-    try:
-        complete = pl.read_ndjson(io.BytesIO(whole), schema=schema) if whole.strip() else pl.DataFrame(schema=schema)
-        tail, skipped = _read_each([rest], schema)
-    except pl.exceptions.PolarsError:
-        # A line inside the file is broken (a run was killed while writing, and later went on): take it line by line.
-        complete, skipped = _read_each(data.split(b"\n"), schema)
-        tail = complete.clear()
-    return pl.concat([complete, tail]), skipped
+def configurations(runs: Iterable[RunPlan]) -> dict[str, int]:
+    """A number per run id, equal for runs that differ in their seed alone."""
+    numbers: dict[str, int] = {}
+    identity = Identity()
+    return {run.id: numbers.setdefault(identity.of(msgspec.structs.replace(run, seed=0)), len(numbers)) for run in runs}
 
 
-def _read_each(lines: list[bytes], schema: Schema) -> tuple[pl.DataFrame, int]:
-    frames, skipped = [pl.DataFrame(schema=schema)], 0
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            frames.append(pl.read_ndjson(io.BytesIO(line), schema=schema))
-        except pl.exceptions.PolarsError:
-            skipped += 1
-    return pl.concat(frames), skipped
+def describe_noise(noise: Noise) -> str:
+    """A noise schedule in words: "cosine", "polynomial 2", "linear (image: cosine)"."""
+    detail = {"polynomial": f" {noise.power:g}", "log-linear": f" {noise.eps:g}"}.get(noise.kind, "")
+    if noise.kind == "table":
+        detail = " " + " ".join(f"{t:g}:{alpha:g}" for t, alpha in zip(noise.t, noise.alpha, strict=True))
+    parts = ", ".join(f"{name}: {describe_noise(part)}" for name, part in noise.segments.items())
+    return f"{noise.kind}{detail}{f' ({parts})' if parts else ''}"
 
 
-def _together(frames: list[pl.DataFrame], schema: Schema) -> pl.DataFrame:
-    return pl.concat([pl.DataFrame(schema=schema), *frames])
+def _with_mix(rows: pl.DataFrame, planned: pl.DataFrame) -> pl.DataFrame:
+    """`rows` of evaluations after those of the mix, for each run and step at which every modality of positive weight
+    was evaluated."""
+    weights = planned.filter((pl.col("modality") != MIX) & (pl.col("weight") > 0)).select("id", "modality", "weight")
+    mix = (
+        rows.join(weights, on=["id", "modality"], maintain_order="left")
+        .group_by("id", "step", maintain_order=True)
+        .agg(
+            pl.lit(MIX).alias("modality"),
+            (pl.col("weight") * pl.col("nelbo")).sum().alias("nelbo"),
+            (pl.col("weight") * pl.col("standard_error")).pow(2).sum().sqrt().alias("standard_error"),
+            pl.col("scored_tokens", "sequences").sum(),
+            pl.col("tokens").max(),
+            pl.len().alias("found"),
+        )
+        .join(weights.group_by("id").len("expected"), on="id", maintain_order="left")
+        .filter(pl.col("found") == pl.col("expected"))
+        .drop("found", "expected")
+    )
+    return pl.concat([mix, rows], how="diagonal_relaxed").select(rows.columns)
 
 
-def _points(runs: tuple[RunPlan, ...]) -> dict[str, int]:
-    """A number per configuration: equal for runs whose plans differ in seed (and so in id and name) alone."""
-    numbers: dict[bytes, int] = {}
-    by_id = {}
-    for run in runs:
-        bare = msgspec.structs.replace(run, id="", name="", seed=0, point={})
-        by_id[run.id] = numbers.setdefault(msgspec.json.encode(bare), len(numbers))
-    return by_id
+def _planned(run: RunPlan) -> list[tuple[object, ...]]:
+    """What the plan says of a run's modalities, and of the mix: rows of `_PLANNED`."""
+    schedules = {name: describe_noise(plan.noise) for name, plan in run.modalities.items()}
+    rows: list[tuple[object, ...]] = [
+        (run.id, name, plan.weight, schedules[name], run.epochs.get(plan.data), plan.tokens)
+        for name, plan in run.modalities.items()
+    ]
+    weight = round(sum(plan.weight for plan in run.modalities.values()), 12)
+    noise = next(iter(schedules.values())) if len(set(schedules.values())) == 1 else None
+    return [*rows, (run.id, MIX, weight, noise, max(run.epochs.values(), default=None), run.tokens)]
 
 
-def _run_row(run: RunPlan, point: int) -> tuple[object, ...]:
+def _layout(runs: tuple[RunPlan, ...]) -> Layout:
+    modalities = dict.fromkeys(name for run in runs for name in run.modalities)
+    parts = dict.fromkeys(part.name for run in runs for part in run.vocabulary.parts)
+    return Layout(tuple(modalities), max((run.model.depth for run in runs), default=0), (*parts, "special"))
+
+
+def _run_row(run: RunPlan, point: int, place: Path) -> tuple[object, ...]:
     parameters = run.model.parameters
+    status = read_status(place)
     return (
         *(run.id, run.name, run.seed, point, parameters.total, parameters.non_embedding),
         *(run.model.width, run.model.depth, run.model.heads, run.tokens, run.steps, run.sequence_length),
         *(run.batch.logical, run.batch.physical, run.batch.critical, run.batch.kappa, run.optimizer.lr),
         *(run.flops, run.hardware_flops, msgspec.json.encode(run.point).decode()),
+        *(status.state, status.reason, status.step, status.diverged),
     )

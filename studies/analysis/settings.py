@@ -7,8 +7,11 @@ transfer), so a run stands for every arm of the study that its plan fits, not on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import NamedTuple
 
-from compiler.plan import RunPlan
+import msgspec
+
+from compiler.plan import Group, RunPlan
 
 Shape = tuple[int, int]
 """Width and depth."""
@@ -19,6 +22,14 @@ TRANSFERRED, PLAIN = "with CompleteP", "without CompleteP"
 """The two rules by which runs of several shapes can be set up."""
 BATCH_PATHS = ("batch", "transfer", "tokens", "model.width", "model.depth")
 """Paths that a study of the batch varies, or compares apart."""
+
+
+class BatchGroup(NamedTuple):
+    """Runs that differ in batch, tokens and seed alone; `setting` says in words what the axes hold fixed."""
+
+    shape: Shape
+    setting: str
+    runs: list[RunPlan]
 
 
 def shape_of(run: RunPlan) -> Shape:
@@ -52,6 +63,24 @@ def fixed_settings(
     return {run.id: tuple((path, run.point.get(path)) for path in kept) for run in runs}
 
 
+def batch_groups(runs: Sequence[RunPlan]) -> list[BatchGroup]:
+    """`runs` by shape, by what else the axes set, and by transfer in width and depth where that differs."""
+    settings = fixed_settings(runs, BATCH_PATHS, batch_place)
+    groups: dict[tuple[Shape, Setting], list[RunPlan]] = {}
+    for run in runs:
+        groups.setdefault((shape_of(run), settings[run.id]), []).append(run)
+    return [
+        BatchGroup(shape, in_words(label(setting), words), some)
+        for (shape, setting), members in sorted(groups.items(), key=lambda entry: str(entry[0]))
+        for words, some in transfer_arms(members).items()
+    ]
+
+
+def in_words(*parts: str) -> str:
+    """The parts that are not empty, with commas between them."""
+    return ", ".join(filter(None, parts))
+
+
 def label(setting: Setting) -> str:
     """`setting` in words, such as `tokens=5M`; empty where nothing is set."""
     return ", ".join(
@@ -82,6 +111,36 @@ def shape_rules(runs: Sequence[RunPlan]) -> dict[str, tuple[str, ...]]:
         run.id: (TRANSFERRED,) if scaled(run) else (PLAIN,) if shape_of(run) in shapes else (TRANSFERRED, PLAIN)
         for run in runs
     }
+
+
+def transfer_arms(runs: Sequence[RunPlan]) -> dict[str, list[RunPlan]]:
+    """`runs` of one shape, by what transfer in width and depth makes of them, under words that tell them apart.
+
+    That is the factors in the forward pass, and what each group's optimizer and initial values are to the run's own
+    (so that batch, tokens and learning rate do not matter). The words are empty where all runs are alike.
+    """
+    arms: dict[Hashable, list[RunPlan]] = {}
+    for run in runs:
+        arms.setdefault(_parameterization(run), []).append(run)
+    if len(arms) == 1:
+        return {"": next(iter(arms.values()))}
+    words = [TRANSFERRED if scaled(some[0]) else PLAIN for some in arms.values()]
+    named = {}
+    for k, (word, some) in enumerate(zip(words, arms.values(), strict=True)):
+        alike = words.count(word) > 1
+        named[f"{word} ({words[:k].count(word) + 1})" if alike else word] = some
+    return named
+
+
+def _parameterization(run: RunPlan) -> Hashable:
+    own = run.optimizer
+
+    def factors(group: Group) -> tuple[float, ...]:
+        pairs = ((group.lr, own.lr), (group.eps, own.eps), (group.weight_decay, own.weight_decay))
+        return tuple(float(f"{mine / whole if whole else mine:.6g}") for mine, whole in pairs)
+
+    groups = tuple((group.name, group.init_std, factors(group)) for group in run.groups)
+    return msgspec.structs.astuple(run.multipliers), groups
 
 
 def smallest_shape(shapes: Collection[Shape]) -> Shape:

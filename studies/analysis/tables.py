@@ -3,82 +3,167 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 from pathlib import Path
 
 import polars as pl
 
+from compiler.files import open_plain
+from compiler.records import MIX
 from specs.errors import Problem, SpecError
 from specs.suggest import suggestion
 
 _MOST_PROBLEMS = 10
+_LONGEST = 60
+"""Letters of a wrong value that are shown."""
+_MODALITY = "modality"
+_RESULTS = {"id", _MODALITY, "params", "tokens", "nelbo"}
+"""Columns by which the `results.parquet` of a study is known."""
+_LINE = "\0line"
+"""The column of a table as read that says where each row stood; no file's own is called so."""
+_GROUPED = re.compile(r"[-+]?\d{1,3}([,.' \u00a0\u202f]\d{3})+([.,]\d+)?|[-+]?\d+,\d+")
+"""A number with separators between thousands, or with a decimal comma."""
 
 
-def read_runs(file: str | Path, n: str = "params", d: str = "tokens", loss: str = "loss") -> pl.DataFrame:
-    """Runs of `file` (.parquet, or else CSV; .tsv by tabs) as float columns `N`, `D`, `loss`, from the columns named.
+def read_runs(
+    file: str | Path, n: str = "params", d: str = "tokens", loss: str = "loss", modality: str | None = None
+) -> pl.DataFrame:
+    """Runs of `file` as float columns `N`, `D`, `loss`, from the columns named.
 
-    Every value must be a positive, finite number. Raises `SpecError` that names file, line and column; in a Parquet
-    file the line is the row, from 1.
+    The file is Parquet (.parquet) or else text in UTF-8 with a header, separated by commas, or by semicolons or tabs
+    where the header has no comma. Every value must be a positive, finite number.
+
+    `modality` keeps the rows whose column `modality` says so. A study's `results.parquet` has several rows a run: there
+    `modality` is "all", the mix, and `loss` is `nelbo`, where nothing else is asked for.
+
+    Raises `SpecError` that names file, line and column; in a Parquet file the line is the row, from 1.
     """
     file = Path(file)
-    table = _read(file)
+    table = _read_parquet(file) if file.suffix.lower() == ".parquet" else _read_text(file)
+    if set(table.columns) >= _RESULTS:
+        modality = modality or MIX
+        loss = "nelbo" if loss == "loss" and loss not in table.columns else loss
     wanted = {"N": (n, "--n"), "D": (d, "--d"), "loss": (loss, "--loss")}
+    columns = [column for column in table.columns if column != _LINE]
     missing = [
-        Problem(str(file), 1, column, "there is no such column", _choose(column, option, table.columns))
+        Problem(str(file), 1, column, "there is no such column", _choose(column, option, columns))
         for column, option in wanted.values()
-        if column not in table.columns
+        if column not in columns
     ]
     if missing:
         raise SpecError(missing)
+    odd = [
+        Problem(str(file), 1, column, f"the column holds {table.schema[column]}, not numbers", "name another column")
+        for column, _ in wanted.values()
+        if not _is_plain(table.schema[column])
+    ]
+    if odd:
+        raise SpecError(odd)
+    if modality is not None:
+        table = _of_modality(file, table, modality)
+    return _numbers(file, table, {name: column for name, (column, _) in wanted.items()})
+
+
+def _numbers(file: Path, table: pl.DataFrame, wanted: dict[str, str]) -> pl.DataFrame:
     # strict=False makes null of what is not a number; the text is kept to say what stood there.
     numbers = table.select(
         pl.col(column).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False).alias(name)
-        for name, (column, _) in wanted.items()
+        for name, column in wanted.items()
     )
-    bad = numbers.select(~(pl.all().is_finite() & (pl.all() > 0)).fill_null(False))
-    rows = bad.with_row_index("row").filter(pl.any_horizontal(pl.exclude("row"))).head(_MOST_PROBLEMS)
-    if len(rows):
-        lines = _lines(file, set(rows["row"].to_list()))
-        todo = "give a number above zero, or leave the row out"
+    good = (pl.all().is_finite() & (pl.all() > 0)).fill_null(False)
+    bad = numbers.select(~good).with_row_index("row").filter(pl.any_horizontal(pl.exclude("row"))).head(_MOST_PROBLEMS)
+    if len(bad):
         raise SpecError(
-            Problem(str(file), lines[k], column, _complaint(table[column][k], numbers[name][k]), todo)
-            for k, row in zip(rows["row"], rows.iter_rows(named=True), strict=True)
-            for name, (column, _) in wanted.items()
-            if row[name]
+            Problem(str(file), table[_LINE][row], column, *_complaint(table[column][row], numbers[name][row]))
+            for row, *wrong in bad.iter_rows()
+            for (name, column), is_wrong in zip(wanted.items(), wrong, strict=True)
+            if is_wrong
         )
     return numbers
 
 
-def _read(file: Path) -> pl.DataFrame:
+def _of_modality(file: Path, table: pl.DataFrame, modality: str) -> pl.DataFrame:
+    if _MODALITY not in table.columns:
+        what, todo = "there is no such column", "leave --modality out, or name a file that has the column"
+        raise SpecError([Problem(str(file), 1, _MODALITY, what, todo)])
+    names = table[_MODALITY].cast(pl.String)
+    if len(table) and modality not in names:
+        known = [name for name in names.unique(maintain_order=True) if name is not None]
+        what = f"no row is of the modality {modality!r}"
+        raise SpecError([Problem(str(file), 1, _MODALITY, what, f"{suggestion(modality, known)} (--modality NAME)")])
+    return table.filter(names == modality)
+
+
+def _is_plain(kind: pl.DataType) -> bool:
+    """Whether a column's values are numbers, or text that may say numbers."""
+    return kind.is_numeric() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Null)
+
+
+def _read_parquet(file: Path) -> pl.DataFrame:
     try:
-        if file.suffix == ".parquet":
-            return pl.read_parquet(file)
-        # Everything as text first, so that a word among numbers can be named with its line.
-        table = pl.read_csv(file, infer_schema=False, separator="\t" if file.suffix == ".tsv" else ",")
-        return table.filter(~pl.all_horizontal(pl.all().is_null()))
-    except FileNotFoundError:
-        raise SpecError([Problem(str(file), 1, "file", "there is no such file", "check the path")]) from None
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        kind = "Parquet" if file.suffix == ".parquet" else "CSV"
-        what = f"it cannot be read as {kind} ({' '.join(str(error).split())[:200]})"
-        raise SpecError([Problem(str(file), 1, "file", what, "give a CSV file with a header, or Parquet")]) from None
+        with open_plain(file) as handle:
+            table = pl.read_parquet(handle, hive_partitioning=False)
+    except OSError as error:
+        raise _unreadable(file, "Parquet", error) from None
+    # What is no Parquet may also make polars panic, which is no Exception.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
+        raise _unreadable(file, "Parquet", error) from None
+    return table.with_columns(pl.int_range(1, pl.len() + 1).alias(_LINE))
+
+
+def _read_text(file: Path) -> pl.DataFrame:
+    """All values as text, so that a word among numbers can be named with its line; rows without a value left out."""
+    try:
+        with open_plain(file) as handle:
+            text = handle.read().decode("utf-8-sig")
+        header = text.partition("\n")[0]
+        tabs = file.suffix.lower() == ".tsv"
+        separator = "\t" if tabs else next((each for each in ",;\t" if each in header), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        rows = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(file, "CSV", error) from None
+    if not rows:
+        raise _unreadable(file, "CSV", "it is empty")
+    (_, names), *rows = rows
+    names = [name.strip() for name in names]
+    while names and not names[-1]:
+        names.pop()
+    for line, fields in rows:
+        if any(field.strip() for field in fields[len(names) :]):
+            raise _unreadable(file, "CSV", f"line {line} has {len(fields)} values for {len(names)} columns")
+    twice = [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    if twice:
+        todo = "give each column a name of its own"
+        raise SpecError(Problem(str(file), 1, name, "the column is there more than once", todo) for name in twice)
+    columns = {
+        name: pl.Series([fields[k] if k < len(fields) else None for _, fields in rows], dtype=pl.String)
+        for k, name in enumerate(names)
+    }
+    return pl.DataFrame(columns | {_LINE: pl.Series([line for line, _ in rows], dtype=pl.Int64)})
+
+
+def _unreadable(file: Path, kind: str, why: BaseException | str) -> SpecError:
+    if isinstance(why, FileNotFoundError):
+        return SpecError([Problem(str(file), 1, "file", "there is no such file", "check the path")])
+    what = f"it cannot be read as {kind} ({' '.join(str(why).split())[:200]})"
+    return SpecError([Problem(str(file), 1, "file", what, "give a CSV file in UTF-8 with a header, or Parquet")])
 
 
 def _choose(column: str, option: str, columns: list[str]) -> str:
     return f"{suggestion(column, columns)} (name it by {option} COLUMN)"
 
 
-def _complaint(text: object, number: float | None) -> str:
-    if text is None or not str(text).strip():
-        return "the value is missing"
-    return f"{text!s} is not {'a finite number above zero' if number is not None else 'a number'}"
-
-
-def _lines(file: Path, rows: set[int]) -> dict[int, int]:
-    """The line on which each of `rows` ends: quoted fields may hold line breaks, empty rows do not count."""
-    if file.suffix == ".parquet":
-        return {row: row + 1 for row in rows}
-    with file.open(newline="", encoding="utf-8", errors="replace") as handle:
-        reader = csv.reader(handle, delimiter="\t" if file.suffix == ".tsv" else ",")
-        filled = (reader.line_num for record in reader if any(record))
-        next(filled)
-        return {row: line for row, line in enumerate(filled) if row in rows}
+def _complaint(value: object, number: float | None) -> tuple[str, str]:
+    """What is wrong with a value, and what to do."""
+    todo = "give a number above zero, or leave the row out"
+    text = "" if value is None else " ".join(str(value).split())
+    if not text:
+        return "the value is missing", todo
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    if number is not None:
+        return f"{shown} is not a finite number above zero", todo
+    if _GROUPED.fullmatch(text):
+        todo = "write it with a decimal point and without separators, such as 1234.5"
+    return f"{shown} is not a number", todo

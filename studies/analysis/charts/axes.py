@@ -1,11 +1,11 @@
-"""Axes, colours and legends that the figures share. Nothing here names a colour: the page's theme does.
+"""Axes, colours, legends and the linked selection that the figures share. Nothing here names a colour: themes do.
 
 Sizes and token counts are ordinal and take the theme's ordinal range, so that one chart serves light and dark.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import numpy as np
@@ -13,9 +13,16 @@ import polars as pl
 
 from specs.quantities import format_quantity
 
+T = TypeVar("T")
+
 HEIGHT = 280
 COUNTS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
 """Axis labels as 200k, 20M, 13B."""
+MOST_SHAPES = 6
+"""So many kinds of point the eye tells apart; with more, only colour does."""
+
+_MOST_KEYS = 12
+_PICKED = "!picked || picked[datum.id]"
 
 
 def nelbo_axis(field: str = "nelbo") -> alt.Y:
@@ -36,10 +43,28 @@ def log_axis(field: str, title: str, counts: bool = False, format: str = "", cha
     return made(f"{field}:Q", axis=alt.Axis(**axis), scale=alt.Scale(type="log", nice=False, padding=12))
 
 
-def ordinal(field: str, title: str, values: pl.Series) -> alt.Color:
-    """Colour by a quantity in words, in the order of its `values`."""
-    ordered = [format_quantity(v) for v in values.unique().sort().to_list()]
-    return alt.Color(f"{field}:O", title=title, sort=list(dict.fromkeys(ordered)), legend=legend())
+def linear_axis(field: str, title: str, format: str = ".3~g", channel: Any = alt.Y, zero: bool = False) -> Any:
+    """A linear axis that fits its data, or begins at zero."""
+    axis = alt.Axis(title=title, format=format, labelOverlap="greedy")
+    return channel(f"{field}:Q", axis=axis, scale=alt.Scale(zero=zero, nice=zero, padding=0 if zero else 12))
+
+
+def ordinal(field: str, title: str, values: pl.Series, form: str = "") -> alt.Color:
+    """Colour by a quantity in words, in the order of its `values`; `form` is that of the words, where they are not
+    those of `labels`."""
+    # By domains, not by sort: only so do colour and `shape` share one legend.
+    ordered = _in_words(values, form)
+    few = alt.Undefined if len(ordered) <= _MOST_KEYS else thinned(ordered, 8)
+    key = alt.Legend(symbolOpacity=1, values=few)
+    return alt.Color(f"{field}:O", title=title, scale=alt.Scale(domain=ordered), legend=key)
+
+
+def shape(field: str, title: str, values: pl.Series, form: str = "") -> alt.Shape:
+    """The same by shape, where there are few values; all alike where there are many."""
+    ordered = _in_words(values, form)
+    if len(ordered) > MOST_SHAPES:
+        return alt.ShapeValue("circle")
+    return alt.Shape(f"{field}:N", title=title, scale=alt.Scale(domain=ordered), legend=legend())
 
 
 def labels(column: str) -> pl.Expr:
@@ -47,7 +72,7 @@ def labels(column: str) -> pl.Expr:
     return pl.col(column).map_elements(format_quantity, return_dtype=pl.String)
 
 
-def thinned(values: list[float], most: int) -> list[float]:
+def thinned(values: list[T], most: int) -> list[T]:
     """At most `most` of `values`, both ends among them."""
     if len(values) <= most:
         return values
@@ -71,3 +96,27 @@ def labelled_axis(field: str, title: str, values: list[Any], **labels: Any) -> a
 def legend() -> alt.Legend:
     """A legend whose symbols stay solid where marks are faint."""
     return alt.Legend(symbolOpacity=1)
+
+
+def picked() -> alt.Parameter:
+    """The runs picked on the page, null or {id: true}: a page sets it in every chart that has it, and a click on a mark
+    whose row has an `id` picks that run. A chart alone shows all of its runs."""
+    return alt.param(name="picked", value=None)
+
+
+def brush() -> alt.Parameter:
+    """A rectangle to drag over points that have an `id`: a page picks the runs inside."""
+    return alt.selection_interval(name="brush")
+
+
+def shown(full: float, faint: float, chosen: alt.Parameter | None = None) -> alt.OpacityValue:
+    """Opacity: `full` for the runs that are picked (and that `chosen`, a legend, holds), `faint` for others."""
+    tests: list[Any] = [_PICKED]
+    if chosen is not None:
+        tests.append({"param": chosen.name})
+    return alt.OpacityValue(faint, condition={"test": {"and": tests}, "value": full})
+
+
+def _in_words(values: pl.Series, form: str) -> list[str]:
+    ordered = [form.format(v) if form else format_quantity(v) for v in values.unique().sort().to_list()]
+    return list(dict.fromkeys(ordered))

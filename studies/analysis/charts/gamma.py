@@ -58,11 +58,16 @@ def batch_sweeps(found: Gamma) -> alt.LayerChart:
 def batch_law(found: Gamma) -> alt.LayerChart:
     """The best logical batch over the horizon with its 90 % bar, and the fitted power law; horizons that took no part
     in the fit have other marks, and the law reaches to them."""
+    horizons = [horizon.tokens for horizon in found.horizons]
+    ends = [batch for horizon in found.horizons for batch in (horizon.batches or (1.0,))]
+    # An optimum that is hardly determined, or not at all, must not stretch the axis beyond use.
+    lowest, highest = min(ends) / 2, max(ends) * 2
     rows = []
     for horizon in found.horizons:
         if horizon.best is not None:
             low, high = horizon.interval or (horizon.best, horizon.best)
-            rows.append((horizon.tokens, horizon.best, low, high, found.role(horizon)))
+            bar = (min(max(end, lowest), highest) for end in (low, high))
+            rows.append((horizon.tokens, horizon.best, *bar, found.role(horizon)))
     table = pl.DataFrame(
         rows,
         schema={
@@ -74,15 +79,12 @@ def batch_law(found: Gamma) -> alt.LayerChart:
         },
         orient="row",
     )
-    horizons = [horizon.tokens for horizon in found.horizons]
-    ends = [batch for horizon in found.horizons for batch in (horizon.batches or (1.0,))]
     line = pl.DataFrame(
         [(tokens, found.law(tokens)) for tokens in (min(horizons), max(horizons))] if found.gamma is not None else [],
         schema={"tokens": pl.Float64, "batch": pl.Float64},
         orient="row",
     )
-    # An optimum that is hardly determined must not stretch the axis beyond use.
-    scale = alt.Scale(type="log", base=2, nice=False, padding=12, domain=[min(ends) / 2, max(ends) * 2], clamp=True)
+    scale = alt.Scale(type="log", base=2, nice=False, padding=12, domain=[lowest, highest], clamp=True)
     axis = alt.Axis(title="best logical batch, sequences", format=".3~g", labelOverlap="greedy")
     x = labelled_axis("tokens", "training tokens", horizons, labelExpr=COUNTS)
     color = alt.Color("kind:O", title=None, sort=list(get_args(Role)), legend=legend())

@@ -49,7 +49,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     `sizes` are the widths or depths, `other` the depth or width they share, `steps` the logged steps; `slopes` has one
     entry for each kind and step at which every activation is above zero; `rms` the geometric mean over seeds by kind,
     step and size, in the order kinds × `steps` × `sizes`, None where it is not finite or zero. `flat` is the verdict:
-    whether a kind's slope at the last step that has one lies within ± `FLAT`.
+    whether a kind's slope at the last step that has one lies within ± `FLAT`. `runs` counts those compared, `silent`
+    those that were trained but logged no activations (as before these were monitored), and so are left out; where
+    fewer than two sizes are left to compare, there are no `steps`, slopes and verdicts.
     """
 
     rule: str
@@ -59,6 +61,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
     runs: int
+    silent: int
     slopes: tuple[Slope, ...]
     rms: dict[str, tuple[tuple[float | None, ...], ...]]
     flat: dict[str, bool]
@@ -72,14 +75,16 @@ def coordinate_check(study: Study) -> tuple[Sweep, ...]:
     """Every sweep of width or depth whose activations were logged; none where the study has no such sweep.
 
     Runs are compared where their rule of transfer (`shape_rules`) and all else that the axes set are equal. A sweep
-    takes the first `FIRST` steps that all of its runs logged; runs that logged none are left out. Its verdict for a
-    kind of activation is that of the last of these steps: flat where the slope is within ± `FLAT`.
+    takes the first `FIRST` steps that all of its runs logged; runs that logged none are left out, and counted where
+    they have been trained. Its verdict for a kind of activation is that of the last of these steps: flat where the
+    slope is within ± `FLAT`.
     """
     runs = [run for run in study.plan.runs if run.monitor.activations]
     if len({shape_of(run) for run in runs}) < FEWEST:
         return ()
     logged = _logged(study, runs)
-    runs = [run for run in runs if run.id in logged]
+    trained = set(study.metrics["id"].unique()) | set(study.runs.filter(pl.col("state") == "done")["id"])
+    runs = [run for run in runs if run.id in logged or run.id in trained]
     settings = fixed_settings(runs, ("model.width", "model.depth", "transfer"), shape_of)
     rules = shape_rules(runs)
     groups: dict[tuple[str, Setting, Along, int], list[RunPlan]] = {}
@@ -129,13 +134,18 @@ def _sweep(
     rule: str, setting: Setting, along: Along, other: int, runs: list[RunPlan], logged: Mapping[str, Logged]
 ) -> Sweep | None:
     place = 0 if along == "width" else 1
+    planned = {shape_of(run)[place] for run in runs}
+    silent = sum(run.id not in logged for run in runs)
+    runs = [run for run in runs if run.id in logged]
     sizes = sorted({shape_of(run)[place] for run in runs})
-    common = set.intersection(*(set(logged[run.id]) for run in runs))
+    common = set.intersection(*(set(logged[run.id]) for run in runs)) if runs else set()
     steps = sorted(common)[:FIRST]
     if len(sizes) < FEWEST or not steps:
-        return None
+        if not silent or len(planned) < FEWEST:
+            return None
+        steps = []
     kinds = {run.id: [_kinds(logged[run.id][step]) for step in steps] for run in runs}
-    first = kinds[runs[0].id][0]
+    first = kinds[runs[0].id][0] if steps else {}
     names = [kind for kind in first if all(kind in row for rows in kinds.values() for row in rows)]
     slopes, means = [], {}
     size_of_run = np.array([shape_of(run)[place] for run in runs], float)
@@ -158,6 +168,7 @@ def _sweep(
         sizes=tuple(sizes),
         steps=tuple(steps),
         runs=len(runs),
+        silent=silent,
         slopes=tuple(slopes),
         rms=means,
         # The last step of each kind is what stays.

@@ -1,6 +1,7 @@
 """The exponent γ of the logical batch, B̃* ∝ D^γ, and what following it costs at a longer horizon.
 
-Asked where the logical batch has at least four values at each of at least three token horizons.
+Asked where the logical batch has at least four values at each of at least three token horizons. Runs of several
+physical batches, or transferred in other ways, are taken apart.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 from compiler.plan import RunPlan
 from compiler.records import MIX
 from specs.quantities import format_quantity
-from studies.analysis.laws.chinchilla import LEVEL, Array
+from studies.analysis.laws.chinchilla import Array
+from studies.analysis.laws.hyperbola import central
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.results import Study
-from studies.analysis.settings import BATCH_PATHS, Setting, Shape, batch_place, fixed_settings, label, shape_of
+from studies.analysis.settings import batch_groups, in_words
 
 if TYPE_CHECKING:
     from specs.study import TransferSpec
@@ -45,9 +47,10 @@ class Horizon(msgspec.Struct, frozen=True, kw_only=True):
     `losses` are means over seeds of the mix's final nelbo (inf where a run failed); `curve` are c₀, c₁, c₂ of the
     parabola c₀ + c₁ x + c₂ x² in x = log(B̃ / `center`) through all runs of the batches of `window`, those within `NEAR`
     grid steps of the lowest mean at which none failed; both None where too few are left. `best` is where it is lowest,
-    None where it does not bend up; `interval` the central 90 % of the bootstrap of it. `edge` says that `best` lies
-    outside the window, and so is extrapolated; `bends` is the share of resamples that bend up. `residual` is the
-    standard deviation of a run about the curve, `flops` the sweep's cost.
+    None where it does not bend up; `interval` the central 90 % of the bootstrap of it, in which resamples that do not
+    bend up count as without bound on both sides (0 and inf). `edge` says that `best` lies outside the window, and so
+    is extrapolated; `bends` is the share of resamples that bend up. `residual` is the standard deviation of a run about
+    the curve, `flops` the sweep's cost.
     """
 
     tokens: float
@@ -113,9 +116,10 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
 class Gamma(msgspec.Struct, frozen=True, kw_only=True):
     """The law log B̃* = log `batch` + γ log(D / `tokens`) through the optima of the fitted horizons.
 
-    `gamma` is None where fewer than two horizons have an optimum; `interval` is the central 90 % of a bootstrap.
-    `study_gamma` is the γ of the study's own transfer, None where it names none. `warnings` says where the data are too
-    weak.
+    `gamma` is None where fewer than two horizons have an optimum; `interval` is the central 90 % of a bootstrap. Its
+    resamples of which a fitted horizon does not bend up have no γ, and count as without bound on both sides (-inf and
+    inf): `bends` is the share of the others, 1 without a bootstrap. `study_gamma` is the γ of the study's own transfer,
+    None where it names none. `setting` is what the axes hold fixed. `warnings` says where the data are too weak.
     """
 
     width: int
@@ -124,6 +128,7 @@ class Gamma(msgspec.Struct, frozen=True, kw_only=True):
     horizons: tuple[Horizon, ...]
     gamma: float | None
     interval: Interval | None
+    bends: float
     tokens: float
     batch: float | None
     study_gamma: float | None
@@ -145,33 +150,53 @@ class Gamma(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def batch_exponent(study: Study, bootstrap: int = 1000, seed: int = 0) -> tuple[Gamma, ...]:
-    """The fits of γ of a study, one for each shape and setting of the other axes; none where it has no such
-    sweep, or nothing of it has ended.
+    """The fits of γ of a study, one for each shape, setting of the other axes, way of transfer, and physical batch
+    where it has several; none where it has no such sweep, or nothing of it has ended.
 
     At each horizon a parabola in log B̃ is fitted to the runs near the lowest mean; γ is the slope, by least squares, of
     the log of its lowest point against log D, over the horizons whose optimum is not extrapolated. With four horizons
     or more the longest is held out of the fit. The bootstrap adds to each curve residuals drawn with replacement from
     its own, widened by √(n / (n - 3)) for the fitted parameters.
     """
-    runs = study.plan.runs
-    settings = fixed_settings(runs, BATCH_PATHS, batch_place)
-    groups: dict[tuple[Shape, Setting], dict[float, list[RunPlan]]] = {}
-    for run in runs:
-        groups.setdefault((shape_of(run), settings[run.id]), {}).setdefault(run.tokens, []).append(run)
     ended: Outcomes | None = None
     found = []
-    for ((width, depth), setting), sweeps in sorted(groups.items(), key=lambda entry: str(entry[0])):
-        swept = {
-            tokens: some
-            for tokens, some in sorted(sweeps.items())
-            if len({run.batch.logical for run in some}) >= FEWEST_BATCHES
-        }
-        if len(swept) < FEWEST_HORIZONS:
-            continue
-        ended = outcomes(study) if ended is None else ended
-        fitted = [_Sweep(tokens, some, ended, bootstrap, seed + k) for k, (tokens, some) in enumerate(swept.items())]
-        found.append(_fit(fitted, width, depth, label(setting), _own_transfer(study.folder)))
+    for (width, depth), setting, members in batch_groups(study.plan.runs):
+        for arm, runs in _arms(members).items():
+            swept = _swept(runs)
+            if len(swept) < FEWEST_HORIZONS:
+                continue
+            ended = outcomes(study) if ended is None else ended
+            fitted = [_Sweep(*sweep, ended, bootstrap, seed + k) for k, sweep in enumerate(swept.items())]
+            found.append(_fit(fitted, width, depth, in_words(setting, arm), _own_transfer(study.folder)))
     return tuple(one for one in found if any(horizon.runs for horizon in one.horizons))
+
+
+def _swept(runs: Sequence[RunPlan]) -> dict[float, list[RunPlan]]:
+    """The horizons at which `runs` have enough logical batches."""
+    horizons: dict[float, list[RunPlan]] = {}
+    for run in runs:
+        horizons.setdefault(run.tokens, []).append(run)
+    return {
+        tokens: some
+        for tokens, some in sorted(horizons.items())
+        if len({run.batch.logical for run in some}) >= FEWEST_BATCHES
+    }
+
+
+def _arms(runs: Sequence[RunPlan]) -> dict[str, Sequence[RunPlan]]:
+    """Runs of one group by physical batch, where one logical batch of a horizon has several; those whose logical batch
+    is the physical one are an arm of their own. In words, empty where all are one arm."""
+    physical: dict[tuple[float, float], set[int]] = {}
+    for run in runs:
+        physical.setdefault((run.tokens, run.batch.logical), set()).add(run.batch.physical)
+    if all(len(found) == 1 for found in physical.values()):
+        return {"": runs}
+    arms: dict[str, Sequence[RunPlan]] = {
+        f"physical batch {batch}": [run for run in runs if run.batch.physical == batch]
+        for batch in sorted(set.union(*physical.values()))
+    }
+    arms["logical batch = physical batch"] = [run for run in runs if math.isclose(run.batch.kappa, 1.0)]
+    return arms
 
 
 class _Sweep:
@@ -260,7 +285,7 @@ class _Sweep:
             window=(self.window[0], self.window[-1]) if self.window else None,
             residual=self.residual,
             best=value,
-            interval=_interval(np.exp(np.clip(optima, -300, 300))),
+            interval=None if value is None else _batches(central(optima)),
             edge=self.edge,
             bends=float(np.isfinite(optima).mean()) if len(optima) else float(value is not None),
         )
@@ -271,18 +296,20 @@ def _fit(sweeps: Sequence[_Sweep], width: int, depth: int, setting: str, own: Tr
     held = len(sweeps) - 1 if len(sweeps) >= HELD_OUT_FROM else None
     fitting = [sweep for k, sweep in enumerate(sweeps) if k != held and sweep.best is not None and not sweep.edge]
     middle, line, lines = _power_law(fitting)
+    bends = float(np.isfinite(lines[:, 1]).mean()) if len(lines) else 1.0
     gamma = Gamma(
         width=width,
         depth=depth,
         setting=setting,
         horizons=tuple(horizons),
         gamma=None if line is None else float(line[1]),
-        interval=_interval(lines[:, 1]),
+        interval=central(lines[:, 1]),
+        bends=bends,
         tokens=middle,
         batch=None if line is None else math.exp(line[0]),
         study_gamma=None if own is None else own.gamma,
         held_out=None,
-        warnings=_warnings(horizons, held, len(fitting)),
+        warnings=_warnings(horizons, held, len(fitting), bends),
     )
     if held is None or line is None or horizons[held].best is None:
         return gamma
@@ -337,11 +364,11 @@ def _held_out(
     return HeldOut(
         tokens=sweep.tokens,
         transferred=math.exp(transferred),
-        transferred_interval=_interval(np.exp(np.clip(drawn, -300, 300))),
+        transferred_interval=_batches(central(drawn)),
         outside=not sweep.window[0] <= math.exp(transferred) <= sweep.window[-1],
         retuned=horizon.tuned,
         regret=float(sweep.regret(sweep.curve[None], np.array([transferred]))[0]),
-        regret_interval=_interval(regrets),
+        regret_interval=central(regrets),
         nearest=nearest,
         nearest_regret=nearest_regret,
         sweep_flops=sweep.seed_flops,
@@ -353,15 +380,15 @@ def _held_out(
     )
 
 
-def _interval(samples: Array) -> Interval | None:
-    samples = samples[np.isfinite(samples)]
-    if not len(samples):
+def _batches(logs: Interval | None) -> Interval | None:
+    """An interval of log batch as one of the batch, also where it has no bounds."""
+    if logs is None:
         return None
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    low, high = (0.0 if log < -300 else math.inf if log > 300 else math.exp(log) for log in logs)
+    return low, high
 
 
-def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int) -> tuple[str, ...]:
+def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int, bends: float) -> tuple[str, ...]:
     said = []
     for k, horizon in enumerate(horizons):
         name = f"at {format_quantity(horizon.tokens)} tokens"
@@ -376,6 +403,11 @@ def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int) -> tup
             said.append(
                 f"{name} only {100 * horizon.bends:.0f} % of resamples bend up: its optimum is hardly determined"
             )
+    if bends < 1:
+        said.append(
+            f"in {100 * (1 - bends):.2g} % of resamples a fitted horizon does not bend up: they have no γ, and count "
+            "as without bound on both sides of its interval"
+        )
     if usable < 2:
         said.append(f"γ needs an optimum at two horizons at least, and there are {usable}")
     elif usable < FEWEST_HORIZONS:

@@ -40,7 +40,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     that of the parabola in log lr through it and its two neighbours, None at the grid's edge (`edge`) or beside a
     failure. `steps` is how many grid steps `best` lies from that of the base shape, `octaves` log2 of the ratio of the
     vertices, `regret` the loss at the base shape's best minus the least, in nats (None where it was not run).
-    `within`: at most one grid step from the base shape's best; None where that is not known.
+    `within`: at most one grid step from the base shape's best; None where that is not known, as where either of the two
+    lies at its grid's edge, beyond which the best may be anywhere (`open`).
     """
 
     width: int
@@ -57,6 +58,7 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     octaves: float | None = None
     regret: float | None = None
     within: bool | None = None
+    open: bool = False
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +115,7 @@ def _curve(shape: Shape, runs: list[RunPlan], ended: Outcomes, is_base: bool = F
     finite = [math.inf if loss is None else loss for loss in losses]
     place = int(np.argmin(finite))
     known = math.isfinite(finite[place])
+    edge = known and place in (0, len(lrs) - 1)
     return Curve(
         width=shape[0],
         depth=shape[1],
@@ -123,11 +126,12 @@ def _curve(shape: Shape, runs: list[RunPlan], ended: Outcomes, is_base: bool = F
         failed=failed,
         best=lrs[place] if known else None,
         vertex=_vertex(lrs, finite, place),
-        edge=known and place in (0, len(lrs) - 1),
+        edge=edge,
         steps=0 if is_base and known else None,
         octaves=0.0 if is_base and known else None,
         regret=0.0 if is_base and known else None,
-        within=True if is_base and known else None,
+        within=True if is_base and known and not edge else None,
+        open=edge,
     )
 
 
@@ -151,7 +155,8 @@ def _against(curve: Curve, base: Curve) -> Curve:
     return msgspec.structs.replace(
         curve,
         steps=steps,
-        within=abs(steps) <= WITHIN,
+        within=None if curve.edge or base.edge else abs(steps) <= WITHIN,
+        open=curve.edge or base.edge,
         octaves=math.log2(curve.vertex / base.vertex) if both else None,  # type: ignore[operator]
         regret=None if at_base is None or least is None else at_base - least,
     )

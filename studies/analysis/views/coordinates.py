@@ -32,8 +32,19 @@ def coordinates_table(sweep: Sweep) -> Found:
         at_first = NONE if first is None else _slope(first.slope)
         rows.append((kind, at_first, _slope(last.slope, last.standard_error), _times(last.factor), verdict))
     lasts = [sweep.of(kind)[-1].step for kind in sweep.flat]
-    header = ("activation", f"step {sweep.steps[0]}", f"step {max(lasts, default=sweep.steps[-1])}", "range", "verdict")
-    return Found(sweep_title(sweep), header, tuple(rows))
+    ends = (sweep.steps[0], max(lasts, default=sweep.steps[-1])) if sweep.steps else (NONE, NONE)
+    header = ("activation", *(f"step {end}" for end in ends), "range", "verdict")
+    return Found(sweep_title(sweep), header, tuple(rows), warned=_warned(sweep))
+
+
+def _warned(sweep: Sweep) -> tuple[str, ...]:
+    if not sweep.silent:
+        return ()
+    said = (
+        f"{sweep.silent} of {sweep.silent + sweep.runs} trained runs logged no activations, as where they were trained "
+        "before activations were monitored: they are left out"
+    )
+    return (said,) if sweep.steps else (said, "what is left is not two sizes to compare")
 
 
 def sweep_title(sweep: Sweep) -> str:

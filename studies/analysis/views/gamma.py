@@ -12,7 +12,8 @@ from studies.analysis.views.words import NONE, Found, estimate, joined, nats, st
 TEXT = (
     "The best logical batch of each token horizon, by a parabola in log batch near the lowest loss, and its "
     "growth with the horizon, batch ∝ tokens<sup>γ</sup>. Brackets and bars hold the central 90 % of a bootstrap "
-    f"over residuals. With {HELD_OUT_FROM} horizons or more the longest takes no part in the fit: there the batch "
+    "over residuals, in which a sweep that does not bend up has its best batch anywhere. "
+    f"With {HELD_OUT_FROM} horizons or more the longest takes no part in the fit: there the batch "
     "that γ gives is compared with the re-tuned one."
 )
 

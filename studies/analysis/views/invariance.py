@@ -47,7 +47,10 @@ def invariance_table(found: Invariance) -> Found:
     else:
         said.append(f"Spreads are over physical batches up to the critical one, {found.critical:.4g}.")
     if not found.plain:
-        warned.append("not run without the reparameterization: there is nothing to compare the spread with")
+        warned.append(
+            "not run without the reparameterization, with the same transfer in width and depth: there is nothing to "
+            "compare the spread with"
+        )
     if any(losses.seed_noise is None for losses in found.scaled.values()):
         warned.append("one seed: neither intervals, nor where it breaks, can be told")
     return Found(invariance_title(found), header, tuple(rows), tuple(said), tuple(warned))

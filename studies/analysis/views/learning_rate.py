@@ -12,7 +12,8 @@ TEXT = (
     "Final held-out nelbo of the mix over the learning rate of the study's file, a mean over seeds for each shape. "
     "Rings mark the best, crosses where a run failed, which counts as infinitely bad. “Vertex” is that of the "
     "parabola in log lr through the best and its neighbours; “regret” is what the base shape's best learning rate "
-    "costs here. The learning rate transfers where a shape's best lies within one grid step of the base shape's."
+    "costs here. The learning rate transfers where a shape's best lies within one grid step of the base shape's; where "
+    "either lies at its grid's edge there is no verdict, as the best may lie beyond."
 )
 
 
@@ -31,8 +32,10 @@ def transfer_title(transfer: Transfer) -> str:
 
 
 def _curve_row(curve: Curve) -> tuple[Cell, ...]:
-    if curve.within is None:
-        verdict: Cell = NONE
+    if curve.open:
+        verdict: Cell = "base\nedge, widen the grid" if curve.is_base else "no verdict\nedge, widen the grid"
+    elif curve.within is None:
+        verdict = NONE
     elif curve.is_base:
         verdict = "base"
     else:

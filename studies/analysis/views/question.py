@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
+
 from studies.analysis.fits import Count
 from studies.analysis.results import Study
 from studies.analysis.views.words import Found
@@ -60,7 +62,8 @@ class Question(Generic[T]):
     """`key` names it in JSON, in file names and on the page; `title` and `text` (HTML of our own) head its section.
 
     `ask` gives what was found, a thing for each part of the study that asks it; none where the study does not ask, or
-    nothing of it has ended yet. `show` puts one of them in words and figures, without drawing yet.
+    nothing of it has ended yet. `show` puts one of them in words and figures, without drawing yet; `plain` makes it
+    plain values, ready for JSON.
     """
 
     key: str
@@ -68,6 +71,7 @@ class Question(Generic[T]):
     text: str
     ask: Callable[[Study, How], tuple[T, ...]]
     show: Callable[[T], Block]
+    plain: Callable[[T], Any] = msgspec.to_builtins
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,10 @@ class Answer:
 
     question: Question[Any]
     found: tuple[Any, ...]
+
+    def plain(self) -> list[Any]:
+        """What was found, ready for JSON (where inf, a run that diverged, is null)."""
+        return [self.question.plain(one) for one in self.found]
 
     def blocks(self) -> list[Block]:
         """What was found, in words and figures."""

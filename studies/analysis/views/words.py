@@ -72,4 +72,6 @@ def stacked(value: float, interval: Interval | None, form: str) -> str:
 
 def finite(value: float, form: str) -> str:
     """`value` by a format such as `{:.2f}`, also where it is infinite."""
-    return "∞" if math.isinf(value) else form.format(value).replace("-", "−")
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return form.format(value).replace("-", "−")
