@@ -137,7 +137,7 @@ def test_groups_name_the_configurations_that_are_drawn_together() -> None:
 
 def test_runs_are_drawn_where_residuals_are_not_alike() -> None:
     N, D = grid(6, 5)
-    noise = np.random.default_rng(0).normal(size=30)
+    noise = np.random.default_rng(1).normal(size=30)
     assert fit(N, D, LAW(N, D) * np.exp(noise * 0.01 * (1e6 / N) ** 0.5), bootstrap=10).drawn == "runs"
     assert fit(N, D, LAW(N, D) * np.exp(0.003 * noise), bootstrap=10).drawn == "residuals"
 

@@ -12,10 +12,17 @@ from studies.analysis.views.gamma import GAMMA
 from studies.analysis.views.interaction import INTERACTION
 from studies.analysis.views.invariance import INVARIANCE
 from studies.analysis.views.learning_rate import LEARNING_RATE
+from studies.analysis.views.mixing import MIXING
+from studies.analysis.views.noise_schedules import NOISE
 from studies.analysis.views.question import Answer, How, Question
+from studies.analysis.views.scaling import SCALING
 from studies.analysis.views.step_law import STEP_LAW
 
 QUESTIONS: tuple[Question[Any], ...] = (
+    SCALING,
+    MIXING,
+    INTERACTION,
+    NOISE,
     COORDINATES,
     LEARNING_RATE,
     STEP_LAW,
@@ -23,7 +30,6 @@ QUESTIONS: tuple[Question[Any], ...] = (
     CRITICAL_BATCH,
     GAMMA,
     BATCH_LAW,
-    INTERACTION,
 )
 
 

@@ -9,11 +9,17 @@ import polars as pl
 
 from compiler.records import MIX
 from studies.analysis.laws.chinchilla import Fit, UnidentifiedError, fit
+from studies.analysis.laws.repeats import MOST_EPOCHS
 
 Count = Literal["non_embedding", "total"]
 """Which parameters are N: without the embeddings and the head, or all."""
 
 COLUMN: dict[Count, str] = {"non_embedding": "params_non_embedding", "total": "params"}
+
+
+def fitted_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `Study.results()` that laws are fitted to: runs that see no source too often (arXiv 2305.16264)."""
+    return rows.filter(pl.col("epochs").fill_null(0.0) <= MOST_EPOCHS)
 
 
 class Fits(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +31,11 @@ class Fits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fit_results(results: pl.DataFrame, count: Count = "non_embedding", bootstrap: int = 1000, seed: int = 0) -> Fits:
-    """Fit each modality of a `Study.results()` table. D is the whole mix's tokens, for every modality."""
+    """Fit each modality of a `Study.results()` table, on its `fitted_rows`. D is the whole mix's tokens, for every
+    modality."""
     fits, missing = {}, {}
     for modality in results["modality"].unique(maintain_order=True):
-        rows = results.filter(pl.col("modality") == modality)
+        rows = fitted_rows(results.filter(pl.col("modality") == modality))
         try:
             fits[modality] = fit(rows[COLUMN[count]], rows["tokens"], rows["nelbo"], bootstrap, seed)
         except (UnidentifiedError, ValueError) as error:

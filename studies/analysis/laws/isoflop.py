@@ -100,7 +100,7 @@ class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
 
     def at(self, flops: float) -> float:
         """y at a budget of so many FLOPs."""
-        return self.coefficient * flops**self.exponent
+        return self.coefficient * math.pow(flops, self.exponent)
 
     def band(self, flops: float) -> Interval | None:
         """The central 90 % of the bootstrap of y there; None without one."""
@@ -263,11 +263,13 @@ class _Parabola:
             found: Array = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
         return found
 
-    def log_size(self, x: Array) -> Array:
-        return math.log(self.center) + x
+    def log_size(self, x: npt.ArrayLike) -> Array:
+        found: Array = math.log(self.center) + np.asarray(x, float)
+        return found
 
-    def log_tokens(self, x: Array) -> Array:
-        return self.intercept + self.slope * x
+    def log_tokens(self, x: npt.ArrayLike) -> Array:
+        found: Array = self.intercept + self.slope * np.asarray(x, float)
+        return found
 
     def truth(self, law: Law) -> float:
         """x of the law's own lowest loss along this budget's line of N and D."""
@@ -287,7 +289,7 @@ class _Parabola:
             bends = float(np.mean(~np.isnan(x))) if len(x) else float(c2 > 0)
             if c2 > 0:
                 best = -c1 / (2 * c2)
-                N, D = math.exp(self.log_size(np.float64(best))), math.exp(self.log_tokens(np.float64(best)))
+                N, D = math.exp(self.log_size(best)), math.exp(self.log_tokens(best))
                 lowest = c0 + c1 * best / 2
                 ends = central(x)
                 interval = None if ends is None else (self._size(ends[0]), self._size(ends[1]))
@@ -367,7 +369,7 @@ def _bias(used: Sequence[_Parabola], law: Law, N: Array, D: Array, reach: float)
     largest = math.log(flops[-1]) - float(np.log(flops).mean())
     found = []
     for way in (_Parabola.log_size, _Parabola.log_tokens):
-        logs = np.array([[float(way(p, np.float64(x))) for p, x in zip(used, xs, strict=True)] for xs in (seen, true)])
+        logs = np.array([[float(way(p, x)) for p, x in zip(used, xs, strict=True)] for xs in (seen, true)])
         gap, tilt = np.subtract(*_lines(flops, logs)).tolist()
         found.append((tilt, *(math.exp(gap + tilt * (largest + far)) for far in (0.0, math.log(reach)))))
     (a, at_N, beyond_N), (b, at_D, beyond_D) = found

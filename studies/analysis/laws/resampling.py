@@ -57,7 +57,9 @@ class Units:
 def units(by: By, N: Array, D: Array, groups: npt.ArrayLike | None = None) -> Units:
     """The units of runs of `N` and `D`, (n,) each: the runs, or by seed their configurations, which `groups` (n,) names
     by labels of any kind, or else equal N and D. Raises ValueError where `groups` has another length."""
-    return Units(np.arange(len(N)) if by == "run" else configurations(N, D, groups))
+    members = configurations(N, D, groups)
+    alone = by == "run" or int(members.max()) + 1 == len(N)
+    return Units(np.arange(len(N)) if alone else members)
 
 
 def configurations(N: Array, D: Array, groups: npt.ArrayLike | None = None) -> Rows:
@@ -72,7 +74,7 @@ def configurations(N: Array, D: Array, groups: npt.ArrayLike | None = None) -> R
 
 def is_uneven(size: Array, *against: Array) -> bool:
     """Whether `size` (n,), of residuals without their sign, goes up or down with one of `against`, (n,) each."""
-    if len(size) < _TELLING:
+    if len(size) < _TELLING or np.ptp(size) == 0:
         return False
     rank = _ranks(size)
     correlations = [np.corrcoef(_ranks(values), rank)[0, 1] for values in against if np.ptp(values) > 0]

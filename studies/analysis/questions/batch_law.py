@@ -1,6 +1,6 @@
 """Loss against batch and horizon as one law of size, steps and batch (arXiv 2607.01487), and the best batch by it.
 
-Asked where runs have at least `FEWEST` logical batches and as many token counts.
+Asked where runs have at least `FEWEST` logical batches at each of at least as many token counts.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ def batch_law(
 
 
 def _asks(runs: list[RunPlan]) -> bool:
-    return len({run.batch.logical for run in runs}) >= FEWEST and len({run.tokens for run in runs}) >= FEWEST
+    # A batch that follows the horizon is no sweep: steps and batch then rise together.
+    batches: dict[float, set[float]] = {}
+    for run in runs:
+        batches.setdefault(run.tokens, set()).add(run.batch.logical)
+    return sum(len(swept) >= FEWEST for swept in batches.values()) >= FEWEST
 
 
 def _fit(

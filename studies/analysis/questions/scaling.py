@@ -1,0 +1,182 @@
+"""How loss falls with size and tokens: the three approaches of Chinchilla (arXiv 2203.15556), and what they predict.
+
+Asked where a study has at least `FEWEST` sizes and as many token counts. Runs that see a source more than four times
+are left out of the laws, since repeated tokens are worth less than new ones (arXiv 2305.16264); with them the law that
+knows repeats is fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from studies.analysis.fits import COLUMN, Count, Fits, fit_results, fitted_rows
+from studies.analysis.laws import envelope, isoflop, repeats
+from studies.analysis.laws.chinchilla import Fit, UnidentifiedError
+from studies.analysis.laws.envelope import Envelope
+from studies.analysis.laws.held_out import Extrapolated, Predicted, cross_validate, extrapolate
+from studies.analysis.laws.isoflop import IsoFlop, PowerLaw
+from studies.analysis.laws.repeats import Repeats
+from studies.analysis.results import Study
+from studies.analysis.settings import fixed_settings, shape_of
+
+FEWEST = 3
+
+T = TypeVar("T")
+
+
+class Approaches(msgspec.Struct, frozen=True, kw_only=True):
+    """What the runs of one modality say ("all" for the mix), each None where it cannot be told; `missing` says why.
+
+    `rows` are the `Study.results()` of the runs that the laws are fitted to, `repeated` counts those left out for their
+    repeats. `law` is approach 3, `isoflop` approach 2, `envelope` approach 1; `held_out` are configurations predicted
+    by the law of the others, `extrapolated` the largest budgets by the law of the smaller ones.
+    """
+
+    modality: str
+    rows: pl.DataFrame
+    repeated: int
+    law: Fit | None
+    isoflop: IsoFlop | None
+    envelope: Envelope | None
+    held_out: Predicted | None
+    extrapolated: Extrapolated | None
+    repeats: Repeats | None
+    missing: dict[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "modality": self.modality,
+            "runs": len(self.rows),
+            "repeated": self.repeated,
+            "allocation": None if self.law is None else _allocation(self.law),
+            "isoflop": None if self.isoflop is None else _isoflop(self.isoflop),
+            "envelope": None if self.envelope is None else _envelope(self.envelope),
+            "held_out": None if self.held_out is None else _predicted(self.held_out),
+            "extrapolated": None if self.extrapolated is None else _extrapolated(self.extrapolated),
+            "repeats": None if self.repeats is None else self.repeats.summary(),
+            "missing": self.missing,
+        }
+
+
+class Scaling(msgspec.Struct, frozen=True, kw_only=True):
+    """The approaches by modality, the mix first, and the laws of approach 3 as `fits`. N is what `fits.count` says."""
+
+    fits: Fits
+    approaches: tuple[Approaches, ...]
+    warnings: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, ready for JSON; the laws of approach 3 stand in "fits" of `triptych fit`."""
+        return {
+            "n": COLUMN[self.fits.count],
+            "approaches": [one.plain() for one in self.approaches],
+            "warnings": self.warnings,
+        }
+
+
+def scaling(study: Study, count: Count = "non_embedding", bootstrap: int = 1000, seed: int = 0) -> tuple[Scaling, ...]:
+    """The scaling laws of a study: one thing, or none where the study does not ask or no run has finished.
+
+    Intervals are by run where `bootstrap` is above 0.
+    """
+    runs = study.plan.runs
+    if min(len({run.model.parameters.non_embedding for run in runs}), len({run.tokens for run in runs})) < FEWEST:
+        return ()
+    results = study.results()
+    if results.is_empty():
+        return ()
+    fits = fit_results(results, count, bootstrap, seed)
+    found = [
+        _approaches(results.filter(modality=modality), modality, fits, count, bootstrap, seed)
+        for modality in results["modality"].unique(maintain_order=True)
+    ]
+    setting = fixed_settings(runs, ("model", "tokens", "flops"), lambda run: (shape_of(run), run.tokens))
+    others = {path for values in setting.values() for path, _ in values}
+    pooled = f"the runs also differ in {', '.join(sorted(others))}: the laws take them together" if others else ""
+    return (Scaling(fits=fits, approaches=tuple(found), warnings=tuple(filter(None, [pooled]))),)
+
+
+def _approaches(rows: pl.DataFrame, modality: str, fits: Fits, count: Count, bootstrap: int, seed: int) -> Approaches:
+    kept = fitted_rows(rows)
+    N, D, loss, flops = (kept[name].to_numpy() for name in (COLUMN[count], "tokens", "nelbo", "flops"))
+    groups = kept["point"].to_numpy()
+    law = fits.fits.get(modality)
+    missing = {"law": fits.missing[modality]} if modality in fits.missing else {}
+
+    def told(name: str, ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except (UnidentifiedError, ValueError) as error:
+            missing[name] = str(error)
+            return None
+
+    drawn: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "groups": groups}
+    repeated = len(rows) - len(kept)
+    return Approaches(
+        modality=modality,
+        rows=kept,
+        repeated=repeated,
+        law=law,
+        isoflop=told("isoflop", lambda: isoflop.fit(N, D, loss, flops, law=law and law.law, **drawn)),
+        envelope=told("envelope", lambda: envelope.fit(N, D, loss, flops, **drawn)),
+        held_out=told("held_out", lambda: cross_validate(N, D, loss, groups=groups, bootstrap=0)) if law else None,
+        extrapolated=told("extrapolated", lambda: extrapolate(N, D, loss, flops, **drawn)) if law else None,
+        repeats=told("repeats", lambda: _repeats(rows, count, min(bootstrap, 500), seed)) if repeated else None,
+        missing=missing,
+    )
+
+
+def _repeats(rows: pl.DataFrame, count: Count, bootstrap: int, seed: int) -> Repeats:
+    """The law that knows repeats, of all runs; for the mix the most repeated source stands for all."""
+    tokens = rows["tokens"].to_numpy()
+    unique = tokens / np.maximum(rows["epochs"].to_numpy(), 1.0)
+    return repeats.fit(rows[COLUMN[count]].to_numpy(), tokens, unique, rows["nelbo"], bootstrap=bootstrap, seed=seed)
+
+
+def _allocation(law: Fit) -> dict[str, Any]:
+    allocation = law.allocation()
+    return {"a": allocation.a, "b": allocation.b, "intervals": allocation.intervals}
+
+
+def _power(law: PowerLaw | None) -> dict[str, Any] | None:
+    if law is None:
+        return None
+    return {name: getattr(law, name) for name in ("exponent", "coefficient", "interval", "r2", "n")}
+
+
+def _isoflop(found: IsoFlop) -> dict[str, Any]:
+    return {
+        "budgets": msgspec.to_builtins(found.budgets),
+        "N": _power(found.N),
+        "D": _power(found.D),
+        "residual": found.residual,
+        "bias": msgspec.to_builtins(found.bias),
+        "warnings": found.warnings,
+    }
+
+
+def _envelope(found: Envelope) -> dict[str, Any]:
+    return {
+        "N": _power(found.N_law),
+        "D": _power(found.D_law),
+        "sizes": found.sizes,
+        "optimal": found.optimal,
+        "warnings": found.warnings,
+    }
+
+
+def _predicted(found: Predicted) -> dict[str, Any]:
+    known = {name: getattr(found, name) for name in ("n", "rms", "bias", "coverage")}
+    return {name: None if math.isnan(value) else value for name, value in known.items()} | {"warnings": found.warnings}
+
+
+def _extrapolated(found: Extrapolated) -> dict[str, Any]:
+    law = None if found.fit is None else found.fit.summary()
+    return _predicted(found.predicted) | {"kept": found.kept, "reach": found.reach, "law": law}

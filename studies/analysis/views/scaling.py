@@ -1,0 +1,196 @@
+"""The approaches to scaling laws in words and figures; approach 3's own curves stand in the report's section on it."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from studies.analysis.fits import COLUMN
+from studies.analysis.laws.isoflop import IsoFlop, PowerLaw
+from studies.analysis.questions.scaling import Approaches, Scaling, scaling
+from studies.analysis.results import modality_title
+from studies.analysis.views.question import Block, Figure, Question
+from studies.analysis.views.words import NONE, Cell, Found, Interval, joined, number, stacked
+
+if TYPE_CHECKING:
+    import altair as alt
+
+TEXT = (
+    "How compute C should be split: N ∝ C<sup>a</sup>, D ∝ C<sup>b</sup>, by the envelope of the runs (approach 1), "
+    "by parabolas through runs of equal compute (approach 2), and by the law L = E + A/N<sup>α</sup> + B/D<sup>β</sup> "
+    "(approach 3: a = β/(α + β)). Parabolas are biased where α and β differ or sizes lie far or off centre (arXiv "
+    "2603.22339): the bias is what they give for noise-free losses of approach 3’s law at the very same points. "
+    "Brackets hold the central 90 % of a bootstrap. Runs that see a source more than four times are left out."
+)
+_CURVE = 40
+
+
+def split_table(found: Scaling) -> Found:
+    """Exponents of the compute-optimal split by each approach, and the largest budget's best size by approach 2."""
+    rows: list[tuple[Cell, ...]] = []
+    said, warned = [], list(found.warnings)
+    for one in found.approaches:
+        rows += _split_rows(one)
+        title = modality_title(one.modality)
+        if one.repeated:
+            said.append(f"{title}: {one.repeated} runs see a source more than four times and are left out.")
+        if one.repeats is not None:
+            said.append(f"{title}: with them, R* = {_of(one.repeats.parameters, one.repeats.intervals, 'R_D')}.")
+        for name, words in (("isoflop", "approach 2"), ("envelope", "approach 1"), ("repeats", "the law of repeats")):
+            approach = getattr(one, name)
+            if name in one.missing:
+                warned.append(f"{title}, {words}: {one.missing[name]}")
+            elif approach is not None:
+                warned += [f"{title}, {words}: {weak}" for weak in approach.warnings]
+    header = ("modality", "approach", "a", "b", "bias of a", "best N, largest budget")
+    return Found("The compute-optimal split", header, tuple(rows), tuple(said), tuple(warned))
+
+
+def prediction_table(found: Scaling) -> Found:
+    """How well the law predicts what it has not seen: configurations left out, and the largest budgets."""
+    rows: list[tuple[Cell, ...]] = []
+    warned = []
+    for one in found.approaches:
+        title = modality_title(one.modality)
+        if one.law is None:
+            continue
+        held, beyond = one.held_out, one.extrapolated
+        known = beyond is not None and beyond.predicted.n > 0
+        rows.append(
+            (
+                title,
+                f"{one.law.n}",
+                f"{100 * one.law.residual:.2f} %\nR² {one.law.r2:.3f}",
+                NONE if held is None or not held.n else f"{100 * held.rms:.2f} %",
+                NONE if not known or beyond is None else f"{beyond.predicted.n} at ×{beyond.reach:.3g}",
+                NONE if not known or beyond is None else f"{100 * beyond.predicted.rms:.2f} %",
+                NONE if not known or beyond is None else f"{100 * beyond.predicted.bias:+.2f} %".replace("-", "−"),
+                NONE if not known or beyond is None else _inside(beyond.predicted.coverage, beyond.predicted.n),
+            )
+        )
+        for name, words in (("held_out", "left out"), ("extrapolated", "extrapolated")):
+            if name in one.missing:
+                warned.append(f"{title}, {words}: {one.missing[name]}")
+        warned += [f"{title}, left out: {weak}" for weak in (held.warnings if held else ())]
+        warned += [f"{title}, extrapolated: {weak}" for weak in (beyond.predicted.warnings if beyond else ())]
+    said = (
+        "Errors of log loss. Left out: each configuration predicted by the law of the others. Largest budgets: "
+        "predicted by the law of the smaller ones; “×” is how many times the largest compute that law has seen.",
+    )
+    header = ("modality", "runs", "fit", "left out", "largest budgets", "their error", "its mean", "inside 90 %")
+    return Found("What the law predicts", header, tuple(rows), said if rows else (), tuple(warned))
+
+
+def _split_rows(one: Approaches) -> list[tuple[Cell, ...]]:
+    title = modality_title(one.modality)
+    rows: list[tuple[Cell, ...]] = []
+    if one.envelope is not None:
+        rows.append((title, "1 envelope", _exponent(one.envelope.N_law), _exponent(one.envelope.D_law), NONE, NONE))
+    if one.isoflop is not None:
+        found = one.isoflop
+        bias = NONE if found.bias is None else f"{found.bias.a:+.3f}".replace("-", "−")
+        rows.append((title, "2 IsoFLOP", _exponent(found.N), _exponent(found.D), bias, _best(found)))
+    if one.law is not None:
+        split = one.law.allocation()
+        ends = split.intervals
+        a, b = (stacked(value, ends.get(name), "{:.2f}") for name, value in (("a", split.a), ("b", split.b)))
+        rows.append((title, "3 law", a, b, NONE, NONE))
+    return rows
+
+
+def _best(found: IsoFlop) -> str:
+    largest = found.budgets[-1]
+    if largest.N is None:
+        return NONE
+    return number(largest.N) + (f"\n{largest.left_out}" if largest.left_out else "")
+
+
+def _exponent(law: PowerLaw | None) -> str:
+    return NONE if law is None else stacked(law.exponent, law.interval, "{:.2f}")
+
+
+def _of(parameters: dict[str, float], intervals: dict[str, Interval], name: str) -> str:
+    if name not in parameters:
+        return "not fitted"
+    return stacked(parameters[name], intervals.get(name), "{:.3g}").replace("\n", ", ")
+
+
+def _inside(coverage: float, n: int) -> str:
+    return NONE if math.isnan(coverage) else f"{round(coverage * n)} of {n}"
+
+
+def _show(found: Scaling) -> Block:
+    figures = []
+    for k, one in enumerate(found.approaches):
+        title = modality_title(one.modality)
+        if one.isoflop is not None:
+            figures.append(Figure(f"isoflop-{k}", joined(title, "equal compute"), partial(_isoflop, found, one)))
+        if one.extrapolated is not None and one.extrapolated.predicted.n:
+            words = joined(title, "largest budgets predicted")
+            figures.append(Figure(f"extrapolated-{k}", words, partial(_extrapolated, found, one)))
+    return Block(figures, [split_table(found), prediction_table(found)])
+
+
+def _isoflop(found: Scaling, one: Approaches) -> alt.LayerChart:
+    from studies.analysis.charts.runs import points
+    from studies.analysis.charts.scaling import isoflop
+
+    assert one.isoflop is not None
+    column = COLUMN[found.fits.count]
+    budgets = [budget for budget in one.isoflop.budgets if budget.curve is not None]
+    flops = pl.Series([budget.flops for budget in one.isoflop.budgets])
+    nearest = [float(flops[int((flops.log() - math.log(c)).abs().arg_min() or 0)]) for c in one.rows["flops"]]
+    rows = points(one.rows, one.modality).with_columns(N=pl.col(column), budget=pl.Series(nearest))
+    curves = [
+        pl.DataFrame({"N": sizes, "nelbo": budget.losses(sizes)}).with_columns(budget=pl.lit(budget.flops))
+        for budget in budgets
+        for sizes in [np.geomspace(budget.smallest, budget.largest, _CURVE)]
+    ]
+    empty = pl.DataFrame(schema={"N": pl.Float64, "nelbo": pl.Float64, "budget": pl.Float64})
+    minima = [
+        (budget.flops, budget.N, budget.loss, *(budget.interval or (None, None)))
+        for budget in budgets
+        if not budget.left_out
+    ]
+    schema = dict.fromkeys(("budget", "N", "nelbo", "low", "high"), pl.Float64)
+    lowest = pl.DataFrame(minima, schema=schema, orient="row").with_columns(
+        pl.when(pl.col("low", "high").is_finite()).then(pl.col("low", "high"))
+    )
+    return isoflop(rows, pl.concat([empty, *curves]), lowest, found.fits.count)
+
+
+def _extrapolated(found: Scaling, one: Approaches) -> alt.LayerChart:
+    from studies.analysis.charts.residuals import FITTED, HELD_OUT, predicted_against_measured
+
+    assert one.extrapolated is not None
+    assert one.extrapolated.fit is not None
+    column = COLUMN[found.fits.count]
+    law = one.extrapolated.fit.law
+    predicted = law(one.rows[column].to_numpy(), one.rows["tokens"].to_numpy())
+    out = set(one.extrapolated.predicted.rows.tolist())
+    rows = one.rows.select(
+        "id",
+        "nelbo",
+        run="name",
+        N=pl.col(column),
+        D=pl.col("tokens"),
+        C=pl.col("flops"),
+        predicted=pl.Series(predicted),
+        error=pl.Series(100 * (one.rows["nelbo"].to_numpy() / predicted - 1)),
+        part=pl.Series([HELD_OUT if k in out else FITTED for k in range(len(one.rows))]),
+    )
+    return predicted_against_measured(rows)
+
+
+SCALING = Question(
+    key="scaling",
+    title="Scaling: the compute-optimal split",
+    text=TEXT,
+    ask=lambda study, how: scaling(study, how.count, how.bootstrap, how.seed),
+    show=_show,
+    plain=Scaling.plain,
+)
