@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from compiler.compile import Compiled
     from compiler.plan import StudyPlan
     from runtime.submission import Submitted
+    from studies.analysis.fits import Count
+    from studies.analysis.how import How
+    from studies.analysis.laws.resampling import By as Units
 
 app = typer.Typer(
     help="Declarative scaling studies of multimodal masked-diffusion models: plan, run, fit, report.",
@@ -405,32 +408,84 @@ Params = Annotated[
     Literal["non_embedding", "total"], typer.Option(help="Which parameters of a study's runs are the law's N.")
 ]
 Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples for the intervals; 0 for none.")]
+By = Annotated[
+    Literal["run", "seed"], typer.Option(help="What is drawn for intervals: runs, or settings with all their seeds.")
+]
+Value = Annotated[
+    list[str] | None, typer.Option(metavar="MODALITY=WEIGHT", help="What a nat of a modality counts for in a mix.")
+]
+
+
+def _how(params: Count, bootstrap: int, by: Units = "run", value: list[str] | None = None) -> How:
+    from studies.analysis.how import How, values_of
+
+    return How(params, bootstrap, by=by, values=values_of(value or []))
 
 
 @app.command()
 def fit(
-    source: Annotated[Path, typer.Argument(metavar="DIR|FILE.csv", help="A study's folder, or a table of runs.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="DIR...|FILE", help="Studies' folders (or one of many), or a table of runs.")
+    ],
     n: Annotated[str, typer.Option(help="A file's column of model sizes.")] = "params",
     d: Annotated[str, typer.Option(help="A file's column of tokens.")] = "tokens",
     loss: Annotated[str, typer.Option(help="A file's column of losses.")] = "loss",
+    flops: Annotated[str | None, typer.Option(help="A file's column of FLOPs; without it, 6 N D.")] = None,
+    modality: Annotated[str | None, typer.Option(help="The rows of a file, by its column of this name.")] = None,
+    approaches: Annotated[bool, typer.Option("--approaches", help="Of a file, also approaches 1 and 2.")] = False,
     params: Params = "non_embedding",
     bootstrap: Bootstrap = 1000,
+    by: By = "run",
+    value: Value = None,
     as_json: Json = False,
 ) -> None:
-    """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta; and what else a study asks, such as γ."""
+    """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta; and what else a study asks, such as its best mix."""
     from studies.analysis.cli import run_fit
+    from studies.analysis.tables import Columns
 
-    raise typer.Exit(run_fit(source, n=n, d=d, loss=loss, count=params, bootstrap=bootstrap, as_json=as_json))
+    with mistakes(as_json):
+        columns = Columns(n, d, loss, modality, flops)
+        code = run_fit(sources, columns, _how(params, bootstrap, by, value), approaches, as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
 def report(
-    folder: Folder, params: Params = "non_embedding", bootstrap: Bootstrap = 1000, as_json: Json = False
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Serve a live page on this machine until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 for a free one.")] = 0,
+    params: Params = "non_embedding",
+    bootstrap: Annotated[int | None, typer.Option(min=0, help="Resamples; by default 1000, 200 with --watch.")] = None,
+    by: By = "run",
+    value: Value = None,
+    as_json: Json = False,
 ) -> None:
-    """Write report.html and results.parquet into a study's folder."""
-    from studies.analysis.cli import run_report
+    """Write report.html and results.parquet into a study's folder, or show it while the study runs."""
+    from studies.analysis.cli import run_report, run_serve
 
-    raise typer.Exit(run_report(folder, count=params, bootstrap=bootstrap, as_json=as_json))
+    with mistakes(as_json):
+        how = _how(params, (200 if watch else 1000) if bootstrap is None else bootstrap, by, value)
+        code = run_serve(folder, port, how, as_json) if watch else run_report(folder, how, as_json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default DIR/export.")] = None,
+    formats: Annotated[str, typer.Option("--format", help="Of figures: some of csv,png,svg.")] = "csv,png,svg",
+    params: Params = "non_embedding",
+    bootstrap: Bootstrap = 1000,
+    by: By = "run",
+    value: Value = None,
+    as_json: Json = False,
+) -> None:
+    """Write a study's results, and every figure of its report as data and pictures."""
+    from studies.analysis.cli import run_export
+
+    with mistakes(as_json):
+        code = run_export(folder, out, formats.split(","), _how(params, bootstrap, by, value), as_json)
+    raise typer.Exit(code)
 
 
 @data_app.command("build")

@@ -20,11 +20,12 @@ from studies.analysis.baselines import baseline, comparison, study_baselines
 from studies.analysis.charts.runs import curve_rows
 from studies.analysis.cli import run_fit
 from studies.analysis.fits import fit_results
+from studies.analysis.how import How
 from studies.analysis.laws import chinchilla
 from studies.analysis.laws.chinchilla import DELTA, NAMES, Law, UnidentifiedError, fit
 from studies.analysis.noise import seed_noise
 from studies.analysis.results import read_study, write_results
-from studies.analysis.tables import read_runs
+from studies.analysis.tables import Columns, read_runs
 from tests.synthetic import LAWS, SIZES, TOKENS, make_study, modality
 
 GRID = tuple(v.ravel() for v in np.meshgrid([1e6, 4e6, 16e6, 64e6, 256e6], [1e8, 4e8, 16e8, 64e8]))
@@ -161,7 +162,7 @@ def write_csv(path: Path, loss: list[object] | None = None) -> Path:
 
 
 def test_fit_of_a_csv_prints_the_contract_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = run_fit(write_csv(tmp_path / "runs.csv"), "params", "tokens", "loss", bootstrap=50, as_json=True)
+    code = run_fit([write_csv(tmp_path / "runs.csv")], how=How(bootstrap=50), as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert code == 0
     assert {"law", "E", "A", "B", "alpha", "beta", "objective", "n", "intervals"} <= printed.keys()
@@ -193,25 +194,50 @@ def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
         ("params,params,loss\n1,2,3\n", ":1: "),
     ],
 )
-def test_a_bad_file_is_one_clear_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
-) -> None:
+def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "runs.csv"
     path.write_text(text)
-    assert run_fit(path, as_json=True) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
+    with pytest.raises(SpecError) as wrong:
+        run_fit([path], as_json=True)
+    err = str(wrong.value)
     assert len(err.strip().splitlines()) == 1
     assert err.startswith(f"{path}{said}")
 
 
-def test_a_missing_file_and_binary_rubbish_are_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_fit(tmp_path / "no.csv") == 2
-    assert "there is no such file" in capsys.readouterr().err
-    (tmp_path / "x.csv").write_bytes(b"\x00\xff\xfe\x01" * 50)
-    (tmp_path / "x.parquet").write_bytes(b"\x00\xff\xfe\x01" * 50)
-    assert run_fit(tmp_path / "x.csv") == 2
-    assert run_fit(tmp_path / "x.parquet") == 2
+def test_a_missing_file_and_binary_rubbish_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="there is no such file"):
+        run_fit([tmp_path / "no.csv"])
+    for name in ("x.csv", "x.parquet"):
+        (tmp_path / name).write_bytes(b"\x00\xff\xfe\x01" * 50)
+        with pytest.raises(SpecError, match=name):
+            run_fit([tmp_path / name])
+
+
+def test_a_file_has_the_other_approaches_where_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e6, 1e9, 7), [1e18, 1e19, 1e20]))
+    table = pl.DataFrame({"size": N, "seen": D / 6 / N, "cost": D, "nats": LAWS["text"](N, D / 6 / N)})
+    table.write_csv(tmp_path / "others.csv")
+    columns = Columns(n="size", d="seen", loss="nats", flops="cost")
+    assert run_fit([tmp_path / "others.csv"], columns, How(bootstrap=20), approaches=True, as_json=True) == 0
+    (found,) = json.loads(capsys.readouterr().out)["scaling"]["approaches"]
+    truth = LAWS["text"].beta / (LAWS["text"].alpha + LAWS["text"].beta)
+    assert found["allocation"]["a"] == pytest.approx(truth, abs=0.02)
+    assert found["isoflop"]["N"]["exponent"] - found["isoflop"]["bias"]["a"] == pytest.approx(truth, abs=0.02)
+    assert found["extrapolated"]["rms"] < 1e-3
+
+
+def test_several_studies_are_fitted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, tokens in (("short", TOKENS[:2]), ("long", TOKENS[1:])):
+        make_study(tmp_path, name, tokens=tokens)
+    assert run_fit([tmp_path], how=How(bootstrap=0), as_json=True) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed["studies"]) == {"short", "long"}
+    # Each run once, also where both studies have it.
+    assert printed["fits"]["all"]["n"] == len(SIZES) * len(TOKENS)
+    with pytest.raises(SpecError, match="not all are folders"):
+        run_fit([tmp_path / "short", tmp_path / "runs.csv"])
 
 
 # --- a study's folder
@@ -291,32 +317,33 @@ def test_the_last_evaluation_counts_and_a_lacking_modality_leaves_no_mix(tmp_pat
     assert set(read_study(folder).results()["modality"]) == set(LAWS) - {rows[0]["modality"]}
 
 
-def test_a_folder_without_a_study_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_fit(tmp_path) == 2
-    assert capsys.readouterr().err.startswith(f"{tmp_path / 'plan.json'}:1: plan: the folder holds no study; ")
+def test_a_folder_without_a_study_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as wrong:
+        run_fit([tmp_path])
+    assert str(wrong.value).startswith(f"{tmp_path / 'plan.json'}:1: plan: the folder holds no study; ")
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(SpecError, match="cannot be read"):
         read_study(tmp_path)
 
 
 def test_fit_of_a_study_finds_each_modalitys_law(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_fit(folder, bootstrap=20, as_json=True) == 0
+    assert run_fit([folder], how=How(bootstrap=20), as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["study"] == "demo"
     assert set(printed["fits"]) == {"all", *LAWS}
     for name, law in LAWS.items():
         assert printed["fits"][name]["E"] == pytest.approx(law.E, abs=0.4)
         assert printed["fits"][name]["n"] == len(SIZES) * len(TOKENS) * 2 - 2
-    assert run_fit(folder, bootstrap=20) == 0
+    assert run_fit([folder], how=How(bootstrap=20)) == 0
     assert "the mix" in capsys.readouterr().out
 
 
 def test_fit_of_an_unfinished_study_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = make_study(tmp_path, "one", sizes={32: 36_000}, tokens=(2e5,))
-    assert run_fit(one, as_json=True) == 1
+    assert run_fit([one], as_json=True) == 1
     assert "at least 6 runs" in json.loads(capsys.readouterr().out)["missing"]["all"]
     none = make_study(tmp_path / "b", "none", sizes={32: 36_000}, tokens=(2e5,), states={0: ("pending", "")})
-    assert run_fit(none) == 1
+    assert run_fit([none]) == 1
     assert "no run has finished" in capsys.readouterr().out
 
 

@@ -17,6 +17,7 @@ from compiler.plan import RunPlan
 from compiler.records import MIX
 from studies.analysis.asked import answers, summary
 from studies.analysis.cli import run_fit
+from studies.analysis.how import How
 from studies.analysis.questions.coordinates import FLAT, Sweep, coordinate_check
 from studies.analysis.questions.gamma import batch_exponent
 from studies.analysis.questions.invariance import batch_invariance
@@ -25,7 +26,6 @@ from studies.analysis.results import Study, read_study
 from studies.analysis.settings import PLAIN, TRANSFERRED
 from studies.analysis.views.coordinates import coordinates_table
 from studies.analysis.views.learning_rate import learning_rate_table
-from studies.analysis.views.question import How
 from tests.compiling import study
 from tests.experiments import (
     ARMS,
@@ -554,11 +554,11 @@ def test_fit_prints_the_experiments_that_a_study_makes(
     words: list[str],
 ) -> None:
     finished(runs(), loss, activations, out=tmp_path)
-    assert run_fit(tmp_path / "tiny", bootstrap=10, as_json=True) == 0
+    assert run_fit([tmp_path / "tiny"], how=How(bootstrap=10), as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
     assert EXPERIMENTS & printed.keys() == keys
     assert all(printed[key] for key in keys)
-    assert run_fit(tmp_path / "tiny", bootstrap=10) == 0
+    assert run_fit([tmp_path / "tiny"], how=How(bootstrap=10)) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in words)
     assert "not fitted" not in text
@@ -566,14 +566,15 @@ def test_fit_prints_the_experiments_that_a_study_makes(
 
 def test_failures_are_null_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished(swept(), lambda run, _: math.inf if rate(run) > 0.01 else 3 + rate(run), out=tmp_path)
-    assert run_fit(tmp_path / "tiny", bootstrap=10, as_json=True) == 0
+    assert run_fit([tmp_path / "tiny"], how=How(bootstrap=10), as_json=True) == 0
     curve = json.loads(capsys.readouterr().out)["learning_rate"][0]["curves"][0]
     assert curve["losses"][-1] is None
     assert curve["failed"][-1] == 2
 
 
-def test_a_scaling_study_makes_no_experiment(tmp_path: Path) -> None:
-    assert not answers(read_study(make_study(tmp_path, seeds=2)), How())
+def test_a_scaling_study_makes_no_other_experiment(tmp_path: Path) -> None:
+    found = summary(answers(read_study(make_study(tmp_path, seeds=2)), How(bootstrap=10)))
+    assert found.keys() == {"scaling"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from specs.errors import SpecError
 from studies.analysis.export import export
 from studies.analysis.figures import drawn, encoded, flat, one_table
+from studies.analysis.how import How
 from studies.analysis.report import report_sections, write_report
 from studies.analysis.report.sections import Card, Section, figures
 from studies.analysis.results import read_study
@@ -28,8 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_figure_of_the_report_becomes_a_table(folder: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
-    written = export(folder, tmp_path / "figures", ["csv"], bootstrap=20, on_progress=lambda *now: told.append(now))
-    html = write_report(folder, bootstrap=20).read_text()
+    written = export(
+        folder, tmp_path / "figures", ["csv"], How(bootstrap=20), on_progress=lambda *now: told.append(now)
+    )
+    html = write_report(folder, How(bootstrap=20)).read_text()
     names = [path.stem for path in written[2:]]
     assert len(names) == len(set(names)) > 10
     assert all(f'id="{name}"' in html for name in names)
@@ -48,7 +51,7 @@ def test_every_figure_of_the_report_becomes_a_table(folder: Path, tmp_path: Path
 
 
 def test_pictures_are_drawn_without_a_network(folder: Path, tmp_path: Path) -> None:
-    export(folder, tmp_path, ["svg", "png"], bootstrap=20)
+    export(folder, tmp_path, ["svg", "png"], How(bootstrap=20))
     svg = ElementTree.parse(tmp_path / "law-0.svg").getroot()
     text = "".join(svg.itertext())
     assert "held-out nelbo, nats per token" in text
@@ -66,7 +69,7 @@ def test_what_is_asked_for_wrongly_is_the_users_mistake(folder: Path, tmp_path: 
         export(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(SpecError, match="cannot be written"):
-        export(folder, tmp_path / "file", ["csv"], bootstrap=0)
+        export(folder, tmp_path / "file", ["csv"], How(bootstrap=0))
 
 
 def test_names_of_files_are_safe_and_differ() -> None:
@@ -93,7 +96,7 @@ def test_tables_on_a_page_are_by_columns_with_each_text_once() -> None:
 
 
 def test_figures_share_the_tables_that_are_alike(folder: Path) -> None:
-    _, sections = report_sections(read_study(folder), bootstrap=0)
+    _, sections = report_sections(read_study(folder), How(bootstrap=0))
     made = {name: drawn(figure.draw()) for name, _, figure in figures(sections)}
     assert set(made["flops-0"].tables) & set(made["tokens-0"].tables)
     assert one_table(made["loss-curves"]).columns == ["id", "modality", "tokens", "loss", "run", "size"]

@@ -40,7 +40,9 @@ MIXES = {"simplex": {"parts": 5}}
 
 
 def test_tokens_of_other_modalities_are_worth_what_they_are() -> None:
-    runs = once([MIXES, {"zip": {"model.width": [64, 128, 256], "model.heads": [2, 4, 8]}}, {"grid": {"tokens": [1e5, 4e5]}}])
+    runs = once(
+        [MIXES, {"zip": {"model.width": [64, 128, 256], "model.heads": [2, 4, 8]}}, {"grid": {"tokens": [1e5, 4e5]}}]
+    )
     names = list(runs[0].modalities)
     worth = 0.3
 

@@ -18,12 +18,12 @@ from compiler.compile import compile_study
 from compiler.plan import MixStage, RunPlan
 from studies.analysis.charts.mixing import best_shares, own_losses, simplex_map
 from studies.analysis.figures import drawn
+from studies.analysis.how import How
 from studies.analysis.laws.chinchilla import UnidentifiedError
 from studies.analysis.laws.simplex import Best, barycentric, best_mix, central, inside, regress
 from studies.analysis.questions.mixing import Mixing, mixing
 from studies.analysis.results import read_study
 from studies.analysis.views.mixing import MIXING, mixing_table, regression_table
-from studies.analysis.views.question import How
 from studies.analysis.views.words import Verdict
 from tests.compiling import study
 from tests.experiments import Runs, finished, once

@@ -20,12 +20,12 @@ from compiler.plan import Noise, RunPlan
 from compiler.records import MIX, store_folder
 from runtime.training.noise import masked
 from studies.analysis.figures import drawn
+from studies.analysis.how import How
 from studies.analysis.laws.comparisons import compare, holm, letters, permutation_test
 from studies.analysis.laws.schedules import masked_at, schedule_name
 from studies.analysis.questions.noise_schedules import NoiseSchedules, last_bands, noise_schedules
 from studies.analysis.results import Study, read_study
 from studies.analysis.views.noise_schedules import NOISE, bands_table, schedules_table
-from studies.analysis.views.question import How
 from studies.analysis.views.words import Verdict
 from tests.compiling import study
 from tests.experiments import Loss, Runs, finished, metrics, once

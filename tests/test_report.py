@@ -17,11 +17,13 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 from compiler.plan import RunPlan
+from specs.errors import SpecError
 from studies.analysis.cli import run_report
 from studies.analysis.figures import drawn, one_table
-from studies.analysis.fits import fit_results
+from studies.analysis.how import How
 from studies.analysis.laws.chinchilla import Law, fit
 from studies.analysis.optimum import flops_per_token, frontier
+from studies.analysis.questions.scaling import scale
 from studies.analysis.report import report_sections, write_report
 from studies.analysis.report.scaling import residual_rows
 from studies.analysis.report.sections import figures
@@ -60,7 +62,7 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     states = {3: ("failed", f"loss is NaN {STRANGE}"), 5: ("running", ""), 6: ("pending", "")}
     folder = make_study(tmp_path_factory.mktemp("out"), seeds=2, noise=0.004, states=states)  # type: ignore[arg-type]
-    return write_report(folder, bootstrap=100)
+    return write_report(folder, How(bootstrap=100))
 
 
 def faint(chart: Locator, marks: str = ".mark-symbol path") -> int:
@@ -220,7 +222,9 @@ def saved(page: Page, identifier: str, kind: str) -> bytes:
 @pytest.mark.parametrize("identifier", ["runs-planned", "law-0", "residuals-c-2", "costs-waste"])
 def test_figures_are_saved_as_their_data_and_as_pictures(browser: Browser, report: Path, identifier: str) -> None:
     page, said = open_report(browser, report, "dark", 700, charts=f"#{identifier}")
-    named = {name: figure for name, _, figure in figures(report_sections(read_study(report.parent), bootstrap=100)[1])}
+    named = {
+        name: figure for name, _, figure in figures(report_sections(read_study(report.parent), How(bootstrap=100))[1])
+    }
     expected = one_table(drawn(named[identifier].draw()))
     found = pl.read_csv(io.BytesIO(saved(page, identifier, "csv")), infer_schema_length=None)
     assert found.columns == expected.columns
@@ -285,7 +289,7 @@ def test_names_are_only_strange_names(browser: Browser, tmp_path: Path) -> None:
     for run in plan["runs"]:
         run["name"] = f"=1+{run['seed']}{STRANGE}{run['id']}"
     (folder / "plan.json").write_text(json.dumps(plan))
-    page, said = open_report(browser, write_report(folder, bootstrap=20))
+    page, said = open_report(browser, write_report(folder, How(bootstrap=20)))
     assert page.locator("img, main b script").count() == 0
     assert page.evaluate("window.broken") is None
     assert page.locator("#loss-curves select option").all_inner_texts() == ["all", *names]
@@ -381,7 +385,7 @@ def test_experiments_are_drawn_and_a_study_made_for_them_is_not_scolded_for_lack
     charts: int,
 ) -> None:
     study = finished(runs(), loss, activations, noise=0.01, out=tmp_path)
-    page, said = open_report(browser, write_report(study.folder, bootstrap=20), "dark", 390)
+    page, said = open_report(browser, write_report(study.folder, How(bootstrap=20)), "dark", 390)
     section = page.locator("section").filter(has=page.get_by_role("heading", name=heading))
     assert section.locator(".chart svg.marks").count() == charts
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -391,9 +395,9 @@ def test_experiments_are_drawn_and_a_study_made_for_them_is_not_scolded_for_lack
     assert said == []
 
 
-def test_report_of_no_study_is_the_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_report(tmp_path) == 2
-    assert "the folder holds no study" in capsys.readouterr().err
+def test_report_of_no_study_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="the folder holds no study"):
+        run_report(tmp_path)
 
 
 # --- the numbers behind the figures
@@ -426,17 +430,22 @@ def test_a_token_costs_what_it_costs_in_the_runs_shapes() -> None:
         flops_per_token([1e4, 1e4], [1e6, 2e6], [1e10, 2e10], 1e5)
 
 
+def residuals_of(results: pl.DataFrame) -> pl.DataFrame:
+    found = scale(results, How(bootstrap=0))
+    return residual_rows(next(one for one in found.approaches if one.modality == "text"), found)
+
+
 def test_runs_of_most_compute_are_predicted_without_having_been_fitted(tmp_path: Path) -> None:
     study = read_study(make_study(tmp_path, noise=0.0, laws={"text": LAWS["text"]}))
     results = study.results()
-    rows = residual_rows(results, "text", fit_results(results, bootstrap=0))
+    rows = residuals_of(results)
     held = rows.filter(part="held out")
     assert held["C"].to_list() == [results["flops"].max()]
     assert rows["error"].abs().max() < 1e-3
     # A run that is off is off by so much, though the law is not fitted to it.
     raised = pl.when(pl.col("flops") == held["C"][0]).then(1.05 * pl.col("nelbo")).otherwise("nelbo")
     off = results.with_columns(nelbo=raised)
-    rows = residual_rows(off, "text", fit_results(off, bootstrap=0))
+    rows = residuals_of(off)
     assert rows.filter(part="held out")["error"].to_list() == pytest.approx([5.0], abs=0.01)
 
 

@@ -24,6 +24,7 @@ from playwright.sync_api import Browser
 from compiler.plan import RunPlan
 from compiler.records import Status
 from specs.errors import SpecError
+from studies.analysis.how import How
 from studies.analysis.serve import serve
 from tests.browser import chromium, draw, listened
 from tests.synthetic import LAWS, curve, evaluations, make_study, write_lines
@@ -144,11 +145,11 @@ def test_what_is_wrong_at_the_start_is_the_users_mistake(tmp_path: Path) -> None
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SpecError, match="cannot be taken"):
-            serve(folder, port=taken.getsockname()[1], bootstrap=0)
+            serve(folder, port=taken.getsockname()[1], how=How(bootstrap=0))
 
 
 def test_control_c_ends_it_well(tmp_path: Path) -> None:
-    code = f"from studies.analysis.serve import serve; serve({str(small(tmp_path))!r}, bootstrap=0)"
+    code = f"from studies.analysis.serve import serve; serve({str(small(tmp_path))!r})"
     process = subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"http://127.0.0.1:")

@@ -1,4 +1,4 @@
-"""The shipped studies that end in laws, each run in miniature from the command line: plan, train, fit, report, export."""
+"""The shipped studies that end in laws, each in miniature from the command line: train, fit, report, export."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from studies.analysis.how import How
+from studies.analysis.questions.scaling import Scaling
 from studies.analysis.results import Study
 from studies.analysis.views.batch_law import BATCH_LAW
 from studies.analysis.views.coordinates import COORDINATES
@@ -14,7 +16,7 @@ from studies.analysis.views.invariance import INVARIANCE
 from studies.analysis.views.learning_rate import LEARNING_RATE
 from studies.analysis.views.mixing import MIXING
 from studies.analysis.views.noise_schedules import NOISE
-from studies.analysis.views.question import Answer, How, Question
+from studies.analysis.views.question import Answer, Question
 from studies.analysis.views.scaling import SCALING
 from studies.analysis.views.step_law import STEP_LAW
 
@@ -42,3 +44,8 @@ def answers(study: Study, how: How) -> list[Answer]:
 def summary(found: list[Answer]) -> dict[str, Any]:
     """`found` as plain values ready for JSON, by the questions' keys."""
     return {answer.question.key: answer.plain() for answer in found}
+
+
+def laws_of(found: list[Answer]) -> Scaling | None:
+    """The answer on scaling; None where the study does not ask."""
+    return next((answer.found[0] for answer in found if answer.question is SCALING), None)

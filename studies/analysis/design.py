@@ -29,7 +29,9 @@ PRIOR = 10.0
 _POWERS = (0.0, 0.25, 0.5, 1.0)
 """Greedy starts: the gain is divided by these powers of the FLOPs."""
 _SWEEPS = 30
-_SHRINKS = 60
+_SHRINKS = 20
+SEEDS = 3
+"""Most runs of one point: the law's form must not rest on one place alone."""
 
 
 class Target(NamedTuple):
@@ -64,8 +66,8 @@ class Narrowed(msgspec.Struct, frozen=True, kw_only=True):
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):
     """The best runs within `budget` FLOPs. `chosen` are their places among the candidates, once for each run (one place
-    twice is two seeds); `grid` those of the largest even grid of as many runs at most that the budget allows, for
-    comparison.
+    twice is two seeds, of at most `SEEDS`); `grid` those of an even grid of as many runs at most that spends most of the
+    budget, for comparison.
 
     `sigma` is the noise of a run in log loss; `loss_deviation` and `optimum_deviation` the linear standard deviations
     of log L at the target and of log N of the optimum, before.
@@ -178,9 +180,7 @@ def design(
 class _Search:
     """Choices among candidates, judged by the mean of the two variances at the target over what they are `before`."""
 
-    def __init__(
-        self, law: Law, N: Array, D: Array, sigma: float, target: Target, candidates: Candidates
-    ) -> None:
+    def __init__(self, law: Law, N: Array, D: Array, sigma: float, target: Target, candidates: Candidates) -> None:
         origin = (float(np.log(N).mean()), float(np.log(D).mean()))
         known = jacobian(law, N, D, origin) / sigma
         self.information = known.T @ known + np.eye(5) / PRIOR**2
@@ -188,6 +188,8 @@ class _Search:
         loss = jacobian(law, [target.N], [target.D], origin)[0]
         self.aims = np.stack([loss, optimum_gradient(law, target, origin)])
         self.candidates = candidates
+        where = np.unique(candidates.N, return_inverse=True)[1].ravel()
+        self._own = [np.flatnonzero(where == place) for place in range(where.max() + 1)]
         inverse = np.linalg.inv(self.information)
         self.before: Array = np.maximum(np.einsum("ai,ij,aj->a", self.aims, inverse, self.aims), 1e-300)
 
@@ -219,13 +221,18 @@ class _Search:
         places: list[int] = []
         left = budget
         while len(places) < runs:
-            fits = self.candidates.flops <= left
+            fits = (self.candidates.flops <= left) & self._free(places)
             if not fits.any():
                 break
             gain = (self.value(places) - self.with_each(places)) / self.candidates.flops**power
             places.append(int(np.argmax(np.where(fits, gain, -np.inf))))
             left -= self.candidates.flops[places[-1]]
         return places
+
+    def _free(self, places: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Which candidates (m,) may have another seed."""
+        free: npt.NDArray[np.bool_] = np.bincount(np.array(places, np.intp), minlength=len(self.rows)) < SEEDS
+        return free
 
     def _exchanged(self, places: list[int], budget: float, runs: int) -> list[int]:
         """`places`, each in turn exchanged for the candidate that is best in its stead, and filled up."""
@@ -235,7 +242,7 @@ class _Search:
             for k in range(min(runs, len(places) + 1)):
                 rest = places[:k] + places[k + 1 :]
                 left = budget - self.candidates.flops[rest].sum()
-                values = np.where(self.candidates.flops <= left, self.with_each(rest), np.inf)
+                values = np.where((self.candidates.flops <= left) & self._free(rest), self.with_each(rest), np.inf)
                 place = int(np.argmin(values))
                 if values[place] < value:
                     places, value = [*rest, place], float(values[place])
@@ -244,29 +251,33 @@ class _Search:
         return places
 
     def grid(self, budget: float, runs: int) -> list[int]:
-        """The even grid of sizes × tokens of at most `runs` runs that spans the most and fits `budget`; seeds of it
-        where there is room for several."""
+        """The even grid of sizes × tokens, of at most `runs` runs, that spends most of `budget`; its seeds where there
+        is room for several."""
         sizes = np.unique(self.candidates.N)
-        sides = [(m, runs // m) for m in range(1, runs + 1) if runs // m >= 1]
+        sides = [(m, runs // m) for m in range(1, runs + 1)]
         m, n = min(sides, key=lambda side: (abs(side[0] - side[1]), -side[0] * side[1]))
-        for share in np.linspace(1, 0, _SHRINKS):
-            places = self._spanned(sizes, m, n, float(share))
-            cost = self.candidates.flops[places].sum()
-            if cost <= budget:
-                times = min(int(budget // cost), max(runs // len(places), 1))
-                return places * times
-        return [int(np.argmin(self.candidates.flops))]
+        best: list[int] = [int(np.argmin(self.candidates.flops))]
+        for up in np.linspace(1, 0, _SHRINKS):
+            for on in np.linspace(1, 0, _SHRINKS):
+                places = self._spanned(sizes, m, n, float(up), float(on))
+                cost = self.candidates.flops[places].sum()
+                places *= max(1, min(int(budget // cost), runs // len(places)))
+                cost = self.candidates.flops[places].sum()
+                if self.candidates.flops[best].sum() < cost <= budget:
+                    best = places
+        return best
 
-    def _spanned(self, sizes: Array, m: int, n: int, share: float) -> list[int]:
-        """The candidates nearest to an even grid over the lower `share` of log sizes, and of log tokens of each."""
+    def _spanned(self, sizes: Array, m: int, n: int, up: float, on: float) -> list[int]:
+        """The candidates nearest to an even grid over the lower share `up` of log sizes, and `on` of log tokens of
+        each."""
         logs = np.log(sizes)
-        wanted = np.linspace(logs[0], logs[0] + share * (logs[-1] - logs[0]), m)
+        wanted = np.linspace(logs[0], logs[0] + up * (logs[-1] - logs[0]), m)
         places = []
-        for size in sorted({float(sizes[np.abs(logs - one).argmin()]) for one in wanted}):
-            own = np.flatnonzero(self.candidates.N == size)
+        for place in sorted({int(np.abs(logs - one).argmin()) for one in wanted}):
+            own = self._own[place]
             tokens = np.log(self.candidates.D[own])
             low, high = tokens.min(), tokens.max()
-            aims = np.linspace(low, low + share * (high - low), n)
+            aims = np.linspace(low, low + on * (high - low), n)
             places += sorted({int(own[np.abs(tokens - one).argmin()]) for one in aims})
         return places
 

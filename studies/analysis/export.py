@@ -11,7 +11,7 @@ import vl_convert
 from compiler.files import write_atomically
 from specs.errors import Problem, SpecError
 from studies.analysis.figures import Drawn, drawn, flat, inlined, one_table
-from studies.analysis.fits import Count
+from studies.analysis.how import How
 from studies.analysis.page import VEGA_LITE
 from studies.analysis.report.build import report_sections
 from studies.analysis.report.sections import figures
@@ -29,8 +29,7 @@ def export(
     folder: str | Path,
     out: str | Path | None = None,
     formats: Sequence[str] = FORMATS,
-    count: Count = "non_embedding",
-    bootstrap: int = 1000,
+    how: How = How(),  # noqa: B008
     on_progress: Progress = lambda done, of, name: None,
 ) -> list[Path]:
     """Write the study's results and its report's figures into `out` (`DIR/export`), and give back the files' paths.
@@ -44,7 +43,7 @@ def export(
     study = read_study(folder)
     place = Path(out) if out is not None else study.folder / "export"
     results = study.results()
-    sections = report_sections(study, count, bootstrap)[1]
+    sections = report_sections(study, how)[1]
     named = list(figures(sections))
     written = []
     try:

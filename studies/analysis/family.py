@@ -66,9 +66,7 @@ def family_of(runs: Sequence[RunPlan], keys: Collection[str], count: Count, posi
         width, depth = knob(k)
         heads = heads_of(width)
         if width % (2 * heads) == 0 and heads % tensor == 0:
-            made.append(
-                Shape(width, depth, heads, ffn_of(width), largest.model.vocabulary, largest.sequence_length)
-            )
+            made.append(Shape(width, depth, heads, ffn_of(width), largest.model.vocabulary, largest.sequence_length))
     params = [count_parameters(shape) for shape in made]
     return Family(
         words=f"{words}, {heads_words}",

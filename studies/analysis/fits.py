@@ -1,4 +1,4 @@
-"""The laws of a study: the Chinchilla fit for the mix and for each modality."""
+"""The laws of a table of runs: the Chinchilla fit for the mix and for each modality."""
 
 from __future__ import annotations
 
@@ -10,11 +10,25 @@ import polars as pl
 from compiler.records import MIX
 from studies.analysis.laws.chinchilla import Fit, UnidentifiedError, fit
 from studies.analysis.laws.repeats import MOST_EPOCHS
+from studies.analysis.laws.resampling import By
 
 Count = Literal["non_embedding", "total"]
 """Which parameters are N: without the embeddings and the head, or all."""
 
 COLUMN: dict[Count, str] = {"non_embedding": "params_non_embedding", "total": "params"}
+COUNTED: dict[Count, str] = {
+    "non_embedding": "non-embedding parameters",
+    "total": "all parameters, embeddings included",
+}
+
+
+class Fits(msgspec.Struct, frozen=True, kw_only=True):
+    """What could be fitted, by modality ("all" for the mix), and why the others could not. `count` says which
+    parameters are N, None where a file's column does."""
+
+    count: Count | None
+    fits: dict[str, Fit]
+    missing: dict[str, str]
 
 
 def fitted_rows(rows: pl.DataFrame) -> pl.DataFrame:
@@ -22,22 +36,18 @@ def fitted_rows(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("epochs").fill_null(0.0) <= MOST_EPOCHS)
 
 
-class Fits(msgspec.Struct, frozen=True, kw_only=True):
-    """What could be fitted, by modality ("all" for the mix), and why the others could not."""
-
-    count: Count
-    fits: dict[str, Fit]
-    missing: dict[str, str]
-
-
-def fit_results(results: pl.DataFrame, count: Count = "non_embedding", bootstrap: int = 1000, seed: int = 0) -> Fits:
+def fit_results(
+    results: pl.DataFrame, count: Count = "non_embedding", bootstrap: int = 1000, seed: int = 0, by: By = "run"
+) -> Fits:
     """Fit each modality of a `Study.results()` table, on its `fitted_rows`. D is the whole mix's tokens, for every
-    modality."""
+    modality; runs that differ in seed alone share a `point`."""
     fits, missing = {}, {}
     for modality in results["modality"].unique(maintain_order=True):
         rows = fitted_rows(results.filter(pl.col("modality") == modality))
         try:
-            fits[modality] = fit(rows[COLUMN[count]], rows["tokens"], rows["nelbo"], bootstrap, seed)
+            fits[modality] = fit(
+                rows[COLUMN[count]], rows["tokens"], rows["nelbo"], bootstrap, seed, by=by, groups=rows["point"]
+            )
         except (UnidentifiedError, ValueError) as error:
             missing[modality] = str(error)
     if results.is_empty():

@@ -13,18 +13,23 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from compiler.cost import count_parameters
 from compiler.plan import RunPlan
 from compiler.records import MIX
 from specs.quantities import format_quantity
 from studies.analysis.design import Candidates, Design, NoDesignError, Target, design
-from studies.analysis.family import Family, SingleSizeError, family_of
+from studies.analysis.family import SingleSizeError, family_of
 from studies.analysis.fits import COLUMN, Count, fit_results
 from studies.analysis.laws.chinchilla import NAMES, Array, Fit, Interval, central, predict
 from studies.analysis.noise import seed_noise
 from studies.analysis.questions.gamma import batch_exponent
 from studies.analysis.results import Study
+
+Places = npt.NDArray[np.intp]
+"""Places among the shapes of a family."""
 
 LARGEST_BUDGET = 1e30
 FAR = 100.0
@@ -41,28 +46,33 @@ _SIZES, _TOKENS = 24, 24
 _SIX_N = 6.0
 
 
-class UnreadyError(Exception):
-    """The study cannot prescribe anything yet: `what` is lacking, and what `todo`."""
+class PrescriptionError(Exception):
+    """Nothing can be prescribed: `what` is wrong or lacking, and what `todo`."""
 
     def __init__(self, what: str, todo: str) -> None:
         super().__init__(f"{what}; {todo}")
         self.what, self.todo = what, todo
 
 
-class BudgetError(UnreadyError):
+class UnreadyError(PrescriptionError):
+    """The study's results do not determine a law."""
+
+
+class BudgetError(PrescriptionError):
     """The budget makes no sense for the study."""
 
 
-class ValuesError(UnreadyError):
+class ValuesError(PrescriptionError):
     """What modalities count for makes no sense for the study."""
 
 
 class Mixed(msgspec.Struct, frozen=True, kw_only=True):
-    """The mix: `weights` by modality, shares of tokens, with their 90 % `intervals` where they are a minimiser's.
-    `source` says where they come from."""
+    """The mix: `weights` by modality, shares of tokens, with their 90 % `intervals`; `chosen` says whether they are
+    those of the least weighted loss (else there are no intervals), `source` where they come from."""
 
     weights: dict[str, float]
     intervals: dict[str, Interval]
+    chosen: bool
     source: str
 
 
@@ -173,7 +183,7 @@ class Advisor:
         own, drawn = (_optima(laws, self.family.N[usable], tokens[usable]) for laws in self._laws())
         place = int(usable[own[0]])
         best = self._allocation(place, float(tokens[place]))
-        intervals = self._intervals(usable[drawn], tokens)
+        intervals = self._intervals(best, usable[drawn], tokens)
         most = self.rows.select(pl.col("flops", COLUMN[self.count], "tokens").max()).row(0)
         beyond = Beyond(flops=budget / most[0], N=best.N / most[1], tokens=best.tokens / most[2])
         run = self.fit.run_band([best.N], [best.tokens], self.seed) if len(self.fit.samples) else None
@@ -229,13 +239,13 @@ class Advisor:
         """FLOPs of the finished runs that the law is of."""
         return float(self.rows["flops"].sum())
 
-    def design(self, found: Prescription, budget: float, runs: int) -> tuple[Design, list[tuple[Allocation, float]]]:
+    def design(self, found: Prescription, budget: float, runs: int) -> tuple[Design, list[Allocation]]:
         """At most `runs` runs within `budget` FLOPs that narrow the law most at a prescription's optimum: the design,
         and its candidates. They are sizes of the family from the smallest that was run up to the optimum or the largest
         that was, at token counts from the least up to the optimum's or the most, of at most 4 epochs. Raises
         NoDesignError."""
         places, tokens = self._candidates(found, budget)
-        flops = self.family.flops_per_token[places] * tokens
+        flops = self._law_cost[places] * tokens
         candidates = Candidates(self.family.N[places], tokens, flops)
         samples = self.fit.samples if len(self.fit.samples) else None
         optima = None
@@ -254,14 +264,18 @@ class Advisor:
             samples,
             optima,
         )
-        return made, [self._allocation(int(places[k]), float(tokens[k])) for k in range(len(places))]
+        found_runs = [
+            msgspec.structs.replace(self._allocation(int(place), float(each)), flops=float(cost))
+            for place, each, cost in zip(places, tokens, flops, strict=True)
+        ]
+        return made, found_runs
 
-    def _candidates(self, found: Prescription, budget: float) -> tuple[np.ndarray[Any, Any], Array]:
+    def _candidates(self, found: Prescription, budget: float) -> tuple[Places, Array]:
         """Places of shapes and tokens of each candidate, (m,) each."""
         N, D = self.rows[COLUMN[self.count]].to_numpy(), self.rows["tokens"].to_numpy()
-        fits = (self.family.N >= N.min() * 0.999) & (self.family.N <= max(N.max(), found.best.N) * 1.001)
+        fits = (N.min() * 0.999 <= self.family.N) & (max(N.max(), found.best.N) * 1.001 >= self.family.N)
         least, cap = float(D.min()), min(max(float(D.max()), found.best.tokens), self._fresh_tokens())
-        fits &= self.family.flops_per_token * least <= budget
+        fits &= self._law_cost * least <= budget
         places = np.flatnonzero(fits)
         if not len(places) or cap < least:
             raise NoDesignError(f"no run of the measured range fits a design of {budget:.3g} FLOPs")
@@ -270,8 +284,14 @@ class Advisor:
         places = places[np.unique(np.abs(logs[None] - wanted[:, None]).argmin(axis=1))]
         each = np.array([float(f"{tokens:.3g}") for tokens in np.geomspace(least, cap, _TOKENS)])
         grid = [(place, tokens) for place in places for tokens in each]
-        kept = [(p, t) for p, t in grid if self.family.flops_per_token[p] * t <= budget]
+        kept = [(p, t) for p, t in grid if self._law_cost[p] * t <= budget]
         return np.array([place for place, _ in kept]), np.array([tokens for _, tokens in kept])
+
+    @property
+    def _law_cost(self) -> Array:
+        """FLOPs per token of each shape in the mix that the law is of, which is a design's too."""
+        there, here = (_sequences_per_token(self.largest, mix) for mix in (_weights(self.largest), self.mix.weights))
+        return self.family.flops_per_token * (there / here)
 
     def _fresh_tokens(self) -> float:
         """Tokens of the runs' mix at which the first source has been seen 4 times."""
@@ -288,8 +308,6 @@ class Advisor:
         return np.array([[getattr(self.fit.law, name) for name in NAMES]]), self.fit.samples
 
     def _allocation(self, place: int, tokens: float) -> Allocation:
-        from compiler.cost import count_parameters
-
         shape = self.family.shapes[place]
         params = count_parameters(shape)
         N = float(self.family.N[place])
@@ -306,13 +324,12 @@ class Advisor:
             flops=tokens * float(self.family.flops_per_token[place]),
         )
 
-    def _intervals(self, places: np.ndarray[Any, Any], tokens: Array) -> dict[str, Interval]:
-        """Intervals of the optimum's N and tokens, and of the loss that each resample has at its own optimum."""
+    def _intervals(self, best: Allocation, places: Places, tokens: Array) -> dict[str, Interval]:
+        """Intervals of the N and tokens of the optimum, whose `places` are the resamples', and of the loss at `best`."""
         if not len(places):
             return {}
-        found = {"N": self.family.N[places], "tokens": tokens[places]}
-        E, A, B, alpha, beta = self.fit.samples.T
-        found["loss"] = E + A * found["N"] ** -alpha + B * found["tokens"] ** -beta
+        losses = predict(self.fit.samples, [best.N], [best.tokens])[:, 0]
+        found = {"N": self.family.N[places], "tokens": tokens[places], "loss": losses}
         return {name: _pair(values) for name, values in found.items()}
 
     def _check_budget(self, budget: float) -> None:
@@ -330,7 +347,7 @@ class Advisor:
         runs = self.study.plan.runs
         varied = {tuple(sorted(_weights(run).items())) for run in runs}
         if len(varied) == 1:
-            return Mixed(weights=_weights(runs[0]), intervals={}, source="the study's mix")
+            return Mixed(weights=_weights(runs[0]), intervals={}, chosen=False, source="the study's mix")
         # Regression over the simplex takes a while to import, and few studies vary the mix.
         from studies.analysis.questions.mixing import mixing
 
@@ -338,14 +355,19 @@ class Advisor:
         found = [one for one in mixing(self.study, self.bootstrap, self.seed, worth) if one.best is not None]
         if not found:
             self.warnings.append("the study varies the mix, but its runs do not tell the best one: the base's is taken")
-            return Mixed(weights=base or _weights(runs[0]), intervals={}, source="the study's base mix")
+            return Mixed(weights=base or _weights(runs[0]), intervals={}, chosen=False, source="the study's base mix")
         one = max(found, key=lambda each: (each.tokens, each.width * each.depth))
         assert one.best is not None
         weights = dict(zip(one.modalities, one.best.mix, strict=True))
         intervals = dict(zip(one.modalities, one.best.weights, strict=True)) if one.best.weights else {}
         self.warnings += [f"mix: {said}" for said in one.warnings]
         where = f"{format_quantity(one.tokens)} tokens and {one.width} × {one.depth}"
-        return Mixed(weights=weights, intervals=intervals, source=f"least weighted loss over the simplex, at {where}")
+        return Mixed(
+            weights=weights,
+            intervals=intervals,
+            chosen=True,
+            source=f"least weighted loss over the simplex, at {where}",
+        )
 
     def _alike(self, results: pl.DataFrame) -> list[RunPlan]:
         """The finished runs that the law is of: where mixes differ, those of the mix nearest to the best one of which
@@ -410,9 +432,7 @@ class Advisor:
         source = f"γ fitted to this study's sweeps of the batch at {one.width} × {one.depth}"
         return LogicalBatch(logical=one.law(best.tokens), gamma=one.gamma, interval=one.interval, source=source)
 
-    def _told(
-        self, beyond: Beyond, place: int, usable: np.ndarray[Any, Any], drawn: np.ndarray[Any, Any]
-    ) -> list[str]:
+    def _told(self, beyond: Beyond, place: int, usable: Places, drawn: Places) -> list[str]:
         said = [f"the law: {warning}" for warning in self.fit.warnings]
         if beyond.flops > FAR:
             said.append(
@@ -425,7 +445,9 @@ class Advisor:
             said.append(f"the optimum is the {which} shape of the family: the true one may lie beyond")
         at_ends = float(np.isin(usable[drawn], ends).mean()) if len(drawn) else 0.0
         if at_ends > OPEN:
-            said.append(f"in {at_ends:.0%} of resamples the optimum lies at an end of the family: intervals are open there")
+            said.append(
+                f"in {at_ends:.0%} of resamples the optimum lies at an end of the family: intervals are open there"
+            )
         if not len(drawn):
             said.append("no intervals without a bootstrap")
         return said
@@ -436,7 +458,7 @@ def design_budget(budget: float, spent: float) -> float:
     return min(DESIGN_SHARE * budget, spent)
 
 
-def _optima(laws: Array, N: Array, tokens: Array) -> np.ndarray[Any, Any]:
+def _optima(laws: Array, N: Array, tokens: Array) -> Places:
     """Place of the least loss over shapes (S,) for each of K laws: (K,)."""
     step = max(1, 4_000_000 // max(len(N), 1))
     found = [predict(laws[k : k + step], N, tokens).argmin(axis=1) for k in range(0, len(laws), step)]

@@ -22,7 +22,7 @@ import msgspec
 
 from compiler.records import RESULTS
 from specs.errors import Problem, SpecError
-from studies.analysis.fits import Count
+from studies.analysis.how import How
 from studies.analysis.report import render
 from studies.analysis.results import read_study
 
@@ -46,8 +46,7 @@ class _Made:
 def serve(
     folder: str | Path,
     port: int = 0,
-    count: Count = "non_embedding",
-    bootstrap: int = 200,
+    how: How = How(bootstrap=200),  # noqa: B008
     every: float = 2.0,
     on_ready: Callable[[str], None] = print,
     stop: threading.Event | None = None,
@@ -58,7 +57,7 @@ def serve(
     reading that fails is said on the page, which keeps what it had. Raises `SpecError` where the folder holds no study
     or the port is taken.
     """
-    live = _Live(Path(folder), count, bootstrap)
+    live = _Live(Path(folder), how)
     ended = stop or threading.Event()
     with contextlib.suppress(KeyboardInterrupt):
         live.build()
@@ -90,8 +89,8 @@ def _served(live: _Live, port: int) -> Iterator[str]:
 class _Live:
     """The newest page, and what it was made from."""
 
-    def __init__(self, folder: Path, count: Count, bootstrap: int) -> None:
-        self.folder, self.count, self.bootstrap = folder, count, bootstrap
+    def __init__(self, folder: Path, how: How) -> None:
+        self.folder, self.how = folder, how
         self.made = _Made("0", b"", "")
         self.took = 0.0
         self._seen: object = None
@@ -112,7 +111,7 @@ class _Live:
         self._seen = self._signature()
         try:
             version = f"{int(self.made.version) + 1}"
-            html = render(read_study(self.folder), self.count, self.bootstrap, live=version).encode()
+            html = render(read_study(self.folder), self.how, live=version).encode()
             self.made = _Made(version, html, f"made {datetime.now():%H:%M:%S}")
         finally:
             self.took = time.monotonic() - begun

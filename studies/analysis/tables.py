@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -26,10 +27,26 @@ _GROUPED = re.compile(r"[-+]?\d{1,3}([,.' \u00a0\u202f]\d{3})+([.,]\d+)?|[-+]?\d
 """A number with separators between thousands, or with a decimal comma."""
 
 
+class Columns(NamedTuple):
+    """The columns of a file that hold sizes, tokens, losses and (where there are) FLOPs, and the modality whose rows
+    are wanted."""
+
+    n: str = "params"
+    d: str = "tokens"
+    loss: str = "loss"
+    modality: str | None = None
+    flops: str | None = None
+
+
 def read_runs(
-    file: str | Path, n: str = "params", d: str = "tokens", loss: str = "loss", modality: str | None = None
+    file: str | Path,
+    n: str = "params",
+    d: str = "tokens",
+    loss: str = "loss",
+    modality: str | None = None,
+    flops: str | None = None,
 ) -> pl.DataFrame:
-    """Runs of `file` as float columns `N`, `D`, `loss`, from the columns named.
+    """Runs of `file` as float columns `N`, `D`, `loss` (and `flops`, if given), from the columns named.
 
     The file is Parquet (.parquet) or else text in UTF-8 with a header, separated by commas, or by semicolons or tabs
     where the header has no comma. Every value must be a positive, finite number.
@@ -45,6 +62,7 @@ def read_runs(
         modality = modality or MIX
         loss = "nelbo" if loss == "loss" and loss not in table.columns else loss
     wanted = {"N": (n, "--n"), "D": (d, "--d"), "loss": (loss, "--loss")}
+    wanted |= {"flops": (flops, "--flops")} if flops else {}
     columns = [column for column in table.columns if column != _LINE]
     missing = [
         Problem(str(file), 1, column, "there is no such column", _choose(column, option, columns))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from studies.analysis.how import How
 from studies.analysis.report import render
 from studies.analysis.results import read_study
 from tests.browser import chromium, listened
@@ -75,7 +76,7 @@ def main() -> None:
         begun = time.perf_counter()
         read = read_study(place)
         reading = time.perf_counter() - begun
-        html = render(read, bootstrap=arguments.bootstrap)
+        html = render(read, How(bootstrap=arguments.bootstrap))
         rendering = time.perf_counter() - begun - reading
         path = place / "report.html"
         path.write_text(html)

@@ -326,8 +326,8 @@ def _require_identified(N: Array, D: Array) -> None:
 
 
 def _noise(residuals: Array) -> Array:
-    """The residuals that a run's noise is drawn from: without the smallest of the fit's five parameters, because it
-    passes through about as many runs as it has parameters. Where few are left, of either sign."""
+    """The residuals that a run's noise is drawn from: all but the five smallest, for the fit passes through about as
+    many runs as it has parameters. Where few are left, with either sign."""
     left = residuals[np.argsort(np.abs(residuals), kind="stable")[len(NAMES) :]]
     return left if len(residuals) >= _SCARCE else np.concatenate([left, -left])
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from studies.analysis.fits import COLUMN, Count, Fits, fit_results, fitted_rows
+from studies.analysis.how import How
 from studies.analysis.laws import envelope, isoflop, repeats
 from studies.analysis.laws.chinchilla import Fit, UnidentifiedError
 from studies.analysis.laws.envelope import Envelope
@@ -66,8 +67,9 @@ class Approaches(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scaling(msgspec.Struct, frozen=True, kw_only=True):
-    """The approaches by modality, the mix first, and the laws of approach 3 as `fits`. N is what `fits.count` says."""
+    """The approaches by modality, the mix first, and the laws of approach 3 as `fits`. N is what `count` says."""
 
+    count: Count
     fits: Fits
     approaches: tuple[Approaches, ...]
     warnings: tuple[str, ...]
@@ -75,37 +77,39 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     def plain(self) -> dict[str, Any]:
         """As plain values, ready for JSON; the laws of approach 3 stand in "fits" of `triptych fit`."""
         return {
-            "n": COLUMN[self.fits.count],
+            "n": COLUMN[self.count],
             "approaches": [one.plain() for one in self.approaches],
             "warnings": self.warnings,
         }
 
 
-def scaling(study: Study, count: Count = "non_embedding", bootstrap: int = 1000, seed: int = 0) -> tuple[Scaling, ...]:
-    """The scaling laws of a study: one thing, or none where the study does not ask or no run has finished.
-
-    Intervals are by run where `bootstrap` is above 0.
-    """
+def scaling(study: Study, how: How) -> tuple[Scaling, ...]:
+    """The scaling laws of a study: one thing, or none where the study does not ask or no run has finished."""
     runs = study.plan.runs
     if min(len({run.model.parameters.non_embedding for run in runs}), len({run.tokens for run in runs})) < FEWEST:
         return ()
     results = study.results()
     if results.is_empty():
         return ()
-    fits = fit_results(results, count, bootstrap, seed)
-    found = [
-        _approaches(results.filter(modality=modality), modality, fits, count, bootstrap, seed)
-        for modality in results["modality"].unique(maintain_order=True)
-    ]
     setting = fixed_settings(runs, ("model", "tokens", "flops"), lambda run: (shape_of(run), run.tokens))
-    others = {path for values in setting.values() for path, _ in values}
-    pooled = f"the runs also differ in {', '.join(sorted(others))}: the laws take them together" if others else ""
-    return (Scaling(fits=fits, approaches=tuple(found), warnings=tuple(filter(None, [pooled]))),)
+    others = sorted({path for values in setting.values() for path, _ in values})
+    pooled = (f"the runs also differ in {', '.join(others)}: the laws take them together",) if others else ()
+    return (scale(results, how, pooled),)
 
 
-def _approaches(rows: pl.DataFrame, modality: str, fits: Fits, count: Count, bootstrap: int, seed: int) -> Approaches:
+def scale(results: pl.DataFrame, how: How, warnings: tuple[str, ...] = ()) -> Scaling:
+    """The scaling laws of a `Study.results()` table, also of several studies, or of other runs whose table has its
+    columns `id`, `name`, `modality`, `point`, `params`, `params_non_embedding`, `tokens`, `flops`, `nelbo` and
+    `epochs`."""
+    fits = fit_results(results, how.count, how.bootstrap, how.seed, how.by)
+    modalities = results["modality"].unique(maintain_order=True)
+    found = [_approaches(results.filter(modality=modality), modality, fits, how) for modality in modalities]
+    return Scaling(count=how.count, fits=fits, approaches=tuple(found), warnings=warnings)
+
+
+def _approaches(rows: pl.DataFrame, modality: str, fits: Fits, how: How) -> Approaches:
     kept = fitted_rows(rows)
-    N, D, loss, flops = (kept[name].to_numpy() for name in (COLUMN[count], "tokens", "nelbo", "flops"))
+    N, D, loss, flops = (kept[name].to_numpy() for name in (COLUMN[how.count], "tokens", "nelbo", "flops"))
     groups = kept["point"].to_numpy()
     law = fits.fits.get(modality)
     missing = {"law": fits.missing[modality]} if modality in fits.missing else {}
@@ -117,27 +121,28 @@ def _approaches(rows: pl.DataFrame, modality: str, fits: Fits, count: Count, boo
             missing[name] = str(error)
             return None
 
-    drawn: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "groups": groups}
+    drawn: dict[str, Any] = {"bootstrap": how.bootstrap, "seed": how.seed, "groups": groups, "by": how.by}
     repeated = len(rows) - len(kept)
     return Approaches(
         modality=modality,
         rows=kept,
         repeated=repeated,
         law=law,
-        isoflop=told("isoflop", lambda: isoflop.fit(N, D, loss, flops, law=law and law.law, **drawn)),
+        isoflop=told("isoflop", lambda: isoflop.fit(N, D, loss, flops, law=law.law if law else None, **drawn)),
         envelope=told("envelope", lambda: envelope.fit(N, D, loss, flops, **drawn)),
         held_out=told("held_out", lambda: cross_validate(N, D, loss, groups=groups, bootstrap=0)) if law else None,
         extrapolated=told("extrapolated", lambda: extrapolate(N, D, loss, flops, **drawn)) if law else None,
-        repeats=told("repeats", lambda: _repeats(rows, count, min(bootstrap, 500), seed)) if repeated else None,
+        repeats=told("repeats", lambda: _repeats(rows, how)) if repeated else None,
         missing=missing,
     )
 
 
-def _repeats(rows: pl.DataFrame, count: Count, bootstrap: int, seed: int) -> Repeats:
+def _repeats(rows: pl.DataFrame, how: How) -> Repeats:
     """The law that knows repeats, of all runs; for the mix the most repeated source stands for all."""
     tokens = rows["tokens"].to_numpy()
     unique = tokens / np.maximum(rows["epochs"].to_numpy(), 1.0)
-    return repeats.fit(rows[COLUMN[count]].to_numpy(), tokens, unique, rows["nelbo"], bootstrap=bootstrap, seed=seed)
+    N, loss, drawn = rows[COLUMN[how.count]].to_numpy(), rows["nelbo"], min(how.bootstrap, 500)
+    return repeats.fit(N, tokens, unique, loss, bootstrap=drawn, seed=how.seed)
 
 
 def _allocation(law: Fit) -> dict[str, Any]:

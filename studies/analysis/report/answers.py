@@ -19,11 +19,15 @@ def answer_section(answer: Answer) -> Section:
 
 def _card(block: Block, key: str) -> Card:
     figures = [replace(figure, key=f"{key}-{figure.key}") for figure in block.figures]
-    html = "".join(_table(found) for found in block.tables)
+    # The first table's title is the card's.
+    html = "".join(
+        (f"<h3>{escape(found.title)}</h3>" if k else "") + found_table(found) for k, found in enumerate(block.tables)
+    )
     return Card(block.title, figures, html, "small" if block.small else "grid")
 
 
-def _table(found: Found) -> str:
+def found_table(found: Found) -> str:
+    """A table as HTML, with what is to be said of it and where it is weak."""
     said = "".join(f'<p class="soft">{escape(one)}</p>' for one in found.said)
     warned = note("Read with care", found.warned) if found.warned else ""
     return table(found.header, [[_cell(cell) for cell in row] for row in found.rows]) + said + warned

@@ -7,14 +7,14 @@ from itertools import islice
 from pathlib import Path
 
 from compiler.files import write_atomically
-from studies.analysis.fits import Count
+from studies.analysis.how import How
 from studies.analysis.page import chart, escape, page, section
 from studies.analysis.report.build import report_sections
 from studies.analysis.report.sections import Card, Section, figures
 from studies.analysis.results import Study, read_study, write_results
 
 
-def write_report(folder: str | Path, count: Count = "non_embedding", bootstrap: int = 1000) -> Path:
+def write_report(folder: str | Path, how: How = How()) -> Path:  # noqa: B008
     """Read the study in `folder`, write its `results.parquet` and `report.html`, and give back the report's path.
 
     Raises `SpecError` where the folder holds no study. Runs that have not finished are named, not waited for.
@@ -22,15 +22,15 @@ def write_report(folder: str | Path, count: Count = "non_embedding", bootstrap: 
     study = read_study(folder)
     write_results(study)
     path = study.folder / "report.html"
-    write_atomically(path, render(study, count, bootstrap).encode())
+    write_atomically(path, render(study, how).encode())
     return path
 
 
-def render(study: Study, count: Count = "non_embedding", bootstrap: int = 1000, live: str = "") -> str:
-    """The report of `study` as one HTML document; `count` says which parameters are the law's N, and `live` is the
+def render(study: Study, how: How = How(), live: str = "") -> str:  # noqa: B008
+    """The report of `study` as one HTML document; `live` is the
     version that a served page shows (`serve`)."""
     made = f"made {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}"
-    head, sections = report_sections(study, count, bootstrap, made)
+    head, sections = report_sections(study, how, made)
     named = figures(sections)
     written: set[str] = set()
 

@@ -7,12 +7,12 @@ What a study asks is read off its plan, never off its name, so that anybody's st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from studies.analysis.fits import Count
+from studies.analysis.how import How
 from studies.analysis.results import Study
 from studies.analysis.views.words import Found
 
@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     import altair as alt
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class How:
-    """How questions are answered: which parameters are N, resamples for intervals (0: none), the bootstrap's seed, and
-    what a nat of each modality counts for where losses are weighed (empty: as the study's base mix does)."""
-
-    count: Count = "non_embedding"
-    bootstrap: int = 1000
-    seed: int = 0
-    values: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

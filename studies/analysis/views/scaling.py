@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from studies.analysis.fits import COLUMN
-from studies.analysis.laws.isoflop import IsoFlop, PowerLaw
+from studies.analysis.fits import COLUMN, Count
+from studies.analysis.laws.isoflop import TOLERANCE, Budget, IsoFlop, PowerLaw
 from studies.analysis.questions.scaling import Approaches, Scaling, scaling
 from studies.analysis.results import modality_title
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Interval, joined, number, stacked
+from studies.analysis.views.words import NONE, Cell, Found, Interval, number, stacked
 
 if TYPE_CHECKING:
     import altair as alt
@@ -27,6 +27,8 @@ TEXT = (
     "Brackets hold the central 90 % of a bootstrap. Runs that see a source more than four times are left out."
 )
 _CURVE = 40
+_MOST = 12
+"""Budgets that one figure shows."""
 
 
 def split_table(found: Scaling) -> Found:
@@ -124,73 +126,54 @@ def _inside(coverage: float, n: int) -> str:
 
 
 def _show(found: Scaling) -> Block:
-    figures = []
-    for k, one in enumerate(found.approaches):
-        title = modality_title(one.modality)
-        if one.isoflop is not None:
-            figures.append(Figure(f"isoflop-{k}", joined(title, "equal compute"), partial(_isoflop, found, one)))
-        if one.extrapolated is not None and one.extrapolated.predicted.n:
-            words = joined(title, "largest budgets predicted")
-            figures.append(Figure(f"extrapolated-{k}", words, partial(_extrapolated, found, one)))
+    figures = [
+        Figure(
+            f"isoflop-{k}", modality_title(one.modality), partial(_equal_compute, found.count, one.rows, one.isoflop)
+        )
+        for k, one in enumerate(found.approaches)
+        if one.isoflop is not None
+    ]
     return Block(figures, [split_table(found), prediction_table(found)])
 
 
-def _isoflop(found: Scaling, one: Approaches) -> alt.LayerChart:
+def _equal_compute(count: Count, results: pl.DataFrame, found: IsoFlop) -> alt.LayerChart:
+    """The IsoFLOP figure: runs at the budget nearest to them, parabolas, and their lowest points."""
+    from studies.analysis.charts.axes import thinned
     from studies.analysis.charts.runs import points
     from studies.analysis.charts.scaling import isoflop
 
-    assert one.isoflop is not None
-    column = COLUMN[found.fits.count]
-    budgets = [budget for budget in one.isoflop.budgets if budget.curve is not None]
-    flops = pl.Series([budget.flops for budget in one.isoflop.budgets])
-    nearest = [float(flops[int((flops.log() - math.log(c)).abs().arg_min() or 0)]) for c in one.rows["flops"]]
-    rows = points(one.rows, one.modality).with_columns(N=pl.col(column), budget=pl.Series(nearest))
-    curves = [
+    fitted = [budget for budget in found.budgets if budget.curve is not None]
+    kept = set(thinned([budget.flops for budget in fitted], _MOST))
+    budgets = [budget for budget in fitted if budget.flops in kept]
+    # Runs of a budget differ a little in FLOPs: each belongs to the nearest.
+    gaps = np.abs(np.log(results["flops"].to_numpy())[:, None] - np.log([budget.flops for budget in budgets])[None])
+    nearest = pl.Series([budgets[b].flops for b in gaps.argmin(axis=1)])
+    runs = points(results, results["modality"][0]).with_columns(N=pl.col(COLUMN[count]), budget=nearest)
+    curves = pl.concat(
         pl.DataFrame({"N": sizes, "nelbo": budget.losses(sizes)}).with_columns(budget=pl.lit(budget.flops))
         for budget in budgets
         for sizes in [np.geomspace(budget.smallest, budget.largest, _CURVE)]
-    ]
-    empty = pl.DataFrame(schema={"N": pl.Float64, "nelbo": pl.Float64, "budget": pl.Float64})
-    minima = [
-        (budget.flops, budget.N, budget.loss, *(budget.interval or (None, None)))
-        for budget in budgets
-        if not budget.left_out
-    ]
-    schema = dict.fromkeys(("budget", "N", "nelbo", "low", "high"), pl.Float64)
-    lowest = pl.DataFrame(minima, schema=schema, orient="row").with_columns(
-        pl.when(pl.col("low", "high").is_finite()).then(pl.col("low", "high"))
     )
-    return isoflop(rows, pl.concat([empty, *curves]), lowest, found.fits.count)
-
-
-def _extrapolated(found: Scaling, one: Approaches) -> alt.LayerChart:
-    from studies.analysis.charts.residuals import FITTED, HELD_OUT, predicted_against_measured
-
-    assert one.extrapolated is not None
-    assert one.extrapolated.fit is not None
-    column = COLUMN[found.fits.count]
-    law = one.extrapolated.fit.law
-    predicted = law(one.rows[column].to_numpy(), one.rows["tokens"].to_numpy())
-    out = set(one.extrapolated.predicted.rows.tolist())
-    rows = one.rows.select(
-        "id",
-        "nelbo",
-        run="name",
-        N=pl.col(column),
-        D=pl.col("tokens"),
-        C=pl.col("flops"),
-        predicted=pl.Series(predicted),
-        error=pl.Series(100 * (one.rows["nelbo"].to_numpy() / predicted - 1)),
-        part=pl.Series([HELD_OUT if k in out else FITTED for k in range(len(one.rows))]),
+    minima = pl.DataFrame(
+        [_minimum(budget) for budget in budgets if budget.N is not None and not budget.edge],
+        schema=dict.fromkeys(("budget", "N", "nelbo", "low", "high"), pl.Float64),
+        orient="row",
     )
-    return predicted_against_measured(rows)
+    return isoflop(runs.filter(pl.Series(gaps.min(axis=1) < TOLERANCE)), curves, minima, count)
+
+
+def _minimum(budget: Budget) -> tuple[float | None, ...]:
+    low, high = budget.interval or (math.nan, math.nan)
+    # An interval that reaches beyond the sizes is drawn to their ends.
+    ends = [None if math.isnan(end) else min(max(end, budget.smallest), budget.largest) for end in (low, high)]
+    return (budget.flops, budget.N, budget.loss, *ends)
 
 
 SCALING = Question(
     key="scaling",
     title="Scaling: the compute-optimal split",
     text=TEXT,
-    ask=lambda study, how: scaling(study, how.count, how.bootstrap, how.seed),
+    ask=scaling,
     show=_show,
     plain=Scaling.plain,
 )
