@@ -230,8 +230,8 @@ def test_a_file_has_the_other_approaches_where_they_are_asked_for(
 
 def test_several_studies_are_fitted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, tokens in (("short", TOKENS[:2]), ("long", TOKENS[1:])):
-        make_study(tmp_path, name, tokens=tokens)
-    assert run_fit([tmp_path], how=How(bootstrap=0), as_json=True) == 0
+        make_study(tmp_path / name, name, tokens=tokens)
+    assert run_fit([tmp_path / "short", tmp_path / "long"], how=How(bootstrap=0), as_json=True) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed["studies"]) == {"short", "long"}
     # Each run once, also where both studies have it.

@@ -13,7 +13,7 @@ same runs would leave of the spread of the target among the samples, by the cova
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -66,7 +66,7 @@ class Narrowed(msgspec.Struct, frozen=True, kw_only=True):
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):
     """The best runs within `budget` FLOPs. `chosen` are their places among the candidates, once for each run (one place
-    twice is two seeds, of at most `SEEDS`); `grid` those of an even grid of as many runs at most that spends most of the
+    twice is two seeds; at most `SEEDS`); `grid` those of an even grid of as many runs at most that spends most of the
     budget, for comparison.
 
     `sigma` is the noise of a run in log loss; `loss_deviation` and `optimum_deviation` the linear standard deviations
@@ -193,14 +193,14 @@ class _Search:
         inverse = np.linalg.inv(self.information)
         self.before: Array = np.maximum(np.einsum("ai,ij,aj->a", self.aims, inverse, self.aims), 1e-300)
 
-    def variances(self, places: Sequence[int]) -> Array:
+    def variances(self, places: Iterable[int]) -> Array:
         """Variances of log L and log N* with the runs at `places`, (2,)."""
         rows = self.rows[list(places)]
         inverse = np.linalg.inv(self.information + rows.T @ rows)
         found: Array = np.einsum("ai,ij,aj->a", self.aims, inverse, self.aims)
         return found
 
-    def value(self, places: Sequence[int]) -> float:
+    def value(self, places: Iterable[int]) -> float:
         return float(np.mean(self.variances(places) / self.before))
 
     def with_each(self, places: Sequence[int]) -> Array:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import os
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,14 +28,13 @@ from specs.errors import Problem, SpecError, printable
 from specs.load import load_study
 from specs.quantities import SUFFIXES
 from studies.analysis.design import Design, NoDesignError
-from studies.analysis.fits import Count
+from studies.analysis.fits import COUNTED, Count
 from studies.analysis.laws.chinchilla import Interval
+from studies.analysis.laws.repeats import MOST_EPOCHS
 from studies.analysis.prescription import (
-    EPOCHS,
     Advisor,
     Allocation,
     Prescription,
-    UnreadyError,
     design_budget,
 )
 from studies.analysis.questions.base import base_modalities
@@ -74,13 +75,15 @@ class DesignRun(msgspec.Struct, frozen=True, kw_only=True):
 class DesignStudy(msgspec.Struct, frozen=True, kw_only=True):
     """The runs that would narrow the law most at the prescription, as the study `file`.
 
-    `told` says where its budget comes from. `loss_after` and `N_after` are what the prescription's intervals would
-    become: the more cautious of what the linear law and the samples say.
+    `told` says where its budget comes from; `grid` is the even grid that it is compared with. `loss_after` and
+    `N_after` are what the prescription's intervals would become: the more cautious of what the linear law and the
+    samples say.
     """
 
     file: str
     told: str
     runs: tuple[DesignRun, ...]
+    grid: tuple[DesignRun, ...]
     loss_after: Interval | None
     N_after: Interval | None
     design: Design
@@ -172,7 +175,7 @@ def advise(
     [run] = plan.runs
     compiled = _run(run)
     most = max(run.epochs.values(), default=0.0)
-    fresh = advisor.within(budget, found.best.tokens * EPOCHS / most) if most > EPOCHS else None
+    fresh = advisor.within(budget, found.best.tokens * MOST_EPOCHS / most) if most > MOST_EPOCHS else None
     design, missing = None, "none was asked for"
     if runs > 0:
         allowed = design_budget(budget, advisor.spent) if design_flops is None else design_flops
@@ -209,19 +212,9 @@ def _design(
     overwrite: bool,
 ) -> DesignStudy:
     made, candidates = advisor.design(found, allowed, runs)
-    counts = {place: made.chosen.count(place) for place in sorted(set(made.chosen))}
-    taken = {(run.model.width, run.model.depth, run.tokens, run.seed) for run in template.study.plan.runs}
-    first = carried.get("seed", 0)
-    first = first if isinstance(first, int) else 0
-    chosen = []
-    for place, times in counts.items():
-        one = candidates[place]
-        used = {
-            seed for width, depth, tokens, seed in taken if (width, depth, tokens) == (one.width, one.depth, one.tokens)
-        }
-        seeds = [seed for seed in range(first, first + times + len(used)) if seed not in used][:times]
-        chosen.append(DesignRun(model=one.model, N=one.N, tokens=one.tokens, seeds=tuple(seeds), flops=one.flops))
-    chosen.sort(key=lambda one: (one.N, one.tokens))
+    chosen, grid = (
+        _design_runs(template, [candidates[place] for place in places], carried) for places in (made.chosen, made.grid)
+    )
     cautious = [
         max(linear, sampled or 0.0)
         for linear, sampled in (
@@ -232,13 +225,32 @@ def _design(
     study = DesignStudy(
         file=str(file),
         told=told,
-        runs=tuple(chosen),
+        runs=chosen,
+        grid=grid,
         loss_after=_shrunk(found.loss_interval, found.best.loss, cautious[0]),
         N_after=_shrunk(found.N_interval, found.best.N, cautious[1]),
         design=made,
     )
     _written(file, _design_text(template, found, study, carried), template, overwrite)
     return study
+
+
+def _design_runs(template: Template, runs: Sequence[Allocation], carried: Mapping[str, Any]) -> tuple[DesignRun, ...]:
+    """Runs of a design by size and tokens, equal ones as so many seeds that the study has not had there."""
+    had: dict[tuple[int, int, float], set[int]] = {}
+    for run in template.study.plan.runs:
+        had.setdefault((run.model.width, run.model.depth, run.tokens), set()).add(run.seed)
+    first = carried.get("seed", 0)
+    times = Counter((one.width, one.depth, one.tokens) for one in runs)
+    by_place = {(one.width, one.depth, one.tokens): one for one in runs}
+    found = []
+    for place, one in sorted(by_place.items(), key=lambda entry: (entry[1].N, entry[1].tokens)):
+        free = (
+            seed for seed in itertools.count(first if isinstance(first, int) else 0) if seed not in had.get(place, ())
+        )
+        seeds = tuple(itertools.islice(free, times[place]))
+        found.append(DesignRun(model=one.model, N=one.N, tokens=one.tokens, seeds=seeds, flops=one.flops))
+    return tuple(found)
 
 
 def _shrunk(interval: Interval | None, value: float, share: float) -> Interval | None:
@@ -290,20 +302,21 @@ def _set(data: dict[str, Any], parts: Sequence[str], value: Any) -> None:
 
 
 def _next_text(template: Template, found: Prescription, carried: dict[str, Any]) -> str:
-    base, best, count = copy.deepcopy(carried), found.best, found.count.replace("_", "-")
+    base, best = copy.deepcopy(carried), found.best
     base["model"] = best.model
     base["tokens"] = _quantity(best.tokens, DIGITS)
     reach = f" (90 % of resamples: {_span(found.N_interval)})" if found.N_interval else ""
     beyond = found.beyond
     notes = {
-        "model": f"{best.N:.4g} {count} parameters{reach}, {beyond.N:.3g} times the largest run's. Family: {found.family}.",
+        "model": f"{best.N:.4g} {COUNTED[found.count]}{reach}, {beyond.N:.3g} times the largest run's. "
+        f"Family: {found.family}.",
         "tokens": f"What {found.budget:.4g} FLOPs pay for at this size, by the exact count, in {DIGITS} digits"
         + (f" (90 %: {_span(found.tokens_interval)})" if found.tokens_interval else "")
         + f"; {beyond.tokens:.3g} times the most of any run.",
     }
     if found.mix.chosen:
         for name, weight in found.mix.weights.items():
-            base["modalities"][name]["weight"] = round(weight, 4)
+            _set(base, ("modalities", name, "weight"), round(weight, 4))
         notes["modalities"] = f"Weights: {found.mix.source}" + "".join(
             f"; {name} 90 %: {_span(interval)}" for name, interval in found.mix.intervals.items()
         )
@@ -330,16 +343,17 @@ def _design_text(template: Template, found: Prescription, made: DesignStudy, car
     base.setdefault("model", found.best.model)
     if any(_is_weight(path) for run in template.study.plan.runs for path in run.point):
         for name, weight in found.law_mix.items():  # the law is of runs with this mix
-            base["modalities"][name]["weight"] = round(weight, 6)
-    narrowed, grid = made.design.narrowed, made.design.grid_narrowed
+            _set(base, ("modalities", name, "weight"), round(weight, 6))
+    design = made.design
+    narrowed, grid, best = design.narrowed, design.grid_narrowed, found.best
     head = [
         f"The runs that would most narrow the law of {found.study} at its optimum for {found.budget:.4g} FLOPs "
-        f"({found.best.N:.4g} parameters, {found.best.tokens:.4g} tokens), by `triptych next` from {found.runs} finished "
-        f"runs. All but the axes is as in {template.file}.",
-        f"{narrowed.runs} runs of {narrowed.flops:.3g} FLOPs in all; allowed were {made.design.budget:.3g}, {made.told}.",
+        f"({best.N:.4g} parameters, {best.tokens:.4g} tokens), by `triptych next` from {found.runs} finished runs. "
+        f"All but the axes is as in {template.file}.",
+        f"{narrowed.runs} runs of {narrowed.flops:.3g} FLOPs in all; allowed were {design.budget:.3g}, {made.told}.",
         f"Expected: the interval of log loss there becomes {narrowed.loss:.0%} of what it is, that of log N "
-        f"{narrowed.optimum:.0%}; an even grid of {grid.runs} runs and {grid.flops:.3g} FLOPs would leave {grid.loss:.0%} "
-        f"and {grid.optimum:.0%}.",
+        f"{narrowed.optimum:.0%}; an even grid of {grid.runs} runs and {grid.flops:.3g} FLOPs would leave "
+        f"{grid.loss:.0%} and {grid.optimum:.0%}.",
     ]
     points = [
         {**{f"model.{key}": value for key, value in one.model.items()}, "tokens": _quantity(one.tokens), "seed": seed}
@@ -351,13 +365,8 @@ def _design_text(template: Template, found: Prescription, made: DesignStudy, car
 
 def _law_words(found: Prescription) -> str:
     law = found.law
-    return (
-        f"L(N, D) = {law['E']:.4g} + {law['A']:.4g} / N^{law['alpha']:.3g} + {law['B']:.4g} / D^{law['beta']:.3g}, of the "
-        f"{found.objective}, N without embeddings and head"
-        if found.count == "non_embedding"
-        else f"L(N, D) = {law['E']:.4g} + {law['A']:.4g} / N^{law['alpha']:.3g} + {law['B']:.4g} / D^{law['beta']:.3g}, "
-        f"of the {found.objective}, N all parameters"
-    ) + "."
+    terms = f"{law['A']:.4g} / N^{law['alpha']:.3g} + {law['B']:.4g} / D^{law['beta']:.3g}"
+    return f"L(N, D) = {law['E']:.4g} + {terms}, of the {found.objective}; N: {COUNTED[found.count]}."
 
 
 def _text(
@@ -463,7 +472,7 @@ def _told_budget(allowed: float, budget: float) -> str:
 
 def _told_run(run: Run, fresh: Allocation | None) -> list[str]:
     said = []
-    often = {source: epochs for source, epochs in run.epochs.items() if epochs > EPOCHS}
+    often = {source: epochs for source, epochs in run.epochs.items() if epochs > MOST_EPOCHS}
     if often:
         told = ", ".join(f"{source} {epochs:.3g} times" for source, epochs in often.items())
         other = "no shape of the family spends the budget on so few tokens"
@@ -472,8 +481,8 @@ def _told_run(run: Run, fresh: Allocation | None) -> list[str]:
                 f"with 4 at most, the best is {fresh.tokens:.3g} tokens at {fresh.N:.3g} parameters ({fresh.loss:.4f})"
             )
         said.append(
-            f"it sees {told}: beyond {EPOCHS:g} passes tokens are worth less than the law has it, which counts each as "
-            f"new (arXiv 2305.16264); {other}"
+            f"it sees {told}: beyond {MOST_EPOCHS:g} passes tokens are worth less than the law has it, which counts "
+            f"each as new (arXiv 2305.16264); {other}"
         )
     if run.kappa < 1 / FEW_BATCHES:
         said.append(
@@ -497,6 +506,3 @@ def _told_design(found: Prescription, made: DesignStudy) -> list[str]:
         f"the law is far from linear where it is needed (resamples spread {ratio:.2g} times as much as the linear law "
         "has it): take what the design is expected to do as rough"
     ]
-
-
-__all__ = ["DesignStudy", "Next", "Run", "Template", "UnreadyError", "advise", "template_of"]

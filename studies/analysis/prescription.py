@@ -22,8 +22,10 @@ from compiler.records import MIX
 from specs.quantities import format_quantity
 from studies.analysis.design import Candidates, Design, NoDesignError, Target, design
 from studies.analysis.family import SingleSizeError, family_of
-from studies.analysis.fits import COLUMN, Count, fit_results
+from studies.analysis.fits import COLUMN, Count, fit_results, fitted_rows
 from studies.analysis.laws.chinchilla import NAMES, Array, Fit, Interval, central, predict
+from studies.analysis.laws.held_out import extrapolate
+from studies.analysis.laws.repeats import MOST_EPOCHS
 from studies.analysis.noise import seed_noise
 from studies.analysis.questions.gamma import batch_exponent
 from studies.analysis.results import Study
@@ -34,16 +36,19 @@ Places = npt.NDArray[np.intp]
 LARGEST_BUDGET = 1e30
 FAR = 100.0
 """So many times the compute of the largest run is far."""
-EPOCHS = 4.0
-"""Passes over a source beyond which tokens count for less than new ones (arXiv 2305.16264)."""
 OPEN = 0.05
 """Share of resamples with their optimum at an end of the family beyond which the interval is open there."""
+DOUBTFUL = 0.5
+"""Share of held-out runs inside their 90 % intervals at which the law's form is in doubt."""
 DESIGN_SHARE = 0.1
 """What a design may cost: this share of the budget, or what the study has cost, whichever is less."""
 
 _SIZES, _TOKENS = 24, 24
 """Sizes, and token counts of each, among the candidates of a design."""
 _SIX_N = 6.0
+_TESTS = 200
+_TOLD = 4
+"""Held-out runs from which on their share says something."""
 
 
 class PrescriptionError(Exception):
@@ -77,8 +82,8 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogicalBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the logical batch comes from: `logical` in sequences, None where the study's own transfer gives it (or, with
-    no `gamma`, its base); `gamma` with its interval where it was fitted; `source` in words."""
+    """Where the logical batch comes from: `logical` in sequences, None where the study's own transfer or base gives it;
+    `gamma` with its interval where it was fitted; `source` in words."""
 
     logical: float | None
     gamma: float | None
@@ -110,13 +115,24 @@ class Beyond(msgspec.Struct, frozen=True, kw_only=True):
     tokens: float
 
 
+class Tested(msgspec.Struct, frozen=True, kw_only=True):
+    """The law fitted without the `runs` of largest compute, `reach` times what it then saw: the mean of log predicted
+    minus log actual loss, and the share of these runs inside their 90 % intervals (NaN without a bootstrap)."""
+
+    runs: int
+    reach: float
+    bias: float
+    coverage: float
+
+
 class Prescription(msgspec.Struct, frozen=True, kw_only=True):
     """The optimum for a `budget` of FLOPs.
 
     `count` says which parameters are N, and `objective` which loss is least. `best` is the optimum; `N_interval`,
     `tokens_interval` and `loss_interval` hold the central 90 % of resamples of the law, `run_interval` that of one more
     run there (all None without a bootstrap). `six_nd` is what the tokens would be by 6 N D at the same size. `law` is
-    the fitted law with its intervals, of `runs` runs whose mix is `law_mix`.
+    the fitted law with its intervals, of `runs` runs whose mix is `law_mix`; `tested` how it predicts the largest of
+    them, None where the others determine no law.
     """
 
     study: str
@@ -132,6 +148,7 @@ class Prescription(msgspec.Struct, frozen=True, kw_only=True):
     six_nd: float
     beyond: Beyond
     law: dict[str, Any]
+    tested: Tested | None
     runs: int
     law_mix: dict[str, float]
     mix: Mixed
@@ -166,6 +183,7 @@ class Advisor:
         self.runs = self._alike(results)
         self.rows = self._losses(results)
         self.fit = self._law()
+        self.tested = self._tested()
         self.largest = max(self.runs, key=lambda run: run.flops)
         positions = self.largest.sequence_length * _sequences_per_token(self.largest, self.mix.weights)
         try:
@@ -201,6 +219,7 @@ class Advisor:
             six_nd=budget / (_SIX_N * best.N),
             beyond=beyond,
             law=self.fit.summary(),
+            tested=self.tested,
             runs=len(self.rows),
             law_mix=_weights(self.largest),
             mix=self.mix,
@@ -230,8 +249,8 @@ class Advisor:
         """Noise of a run in log loss: the residuals' root mean square for the degrees of freedom that the fit leaves,
         or that between seeds, whichever is more."""
         residual = self.fit.residual * math.sqrt(self.fit.n / max(self.fit.n - len(NAMES), 1))
-        noise = seed_noise(self.rows.with_columns(pl.lit(MIX).alias("modality")))
-        seeds = float(noise["deviation"][0]) / float(self.rows["nelbo"].mean() or 1.0) if len(noise) else 0.0
+        noise = seed_noise(self.rows)
+        seeds = float(noise["deviation"][0]) / float(self.rows["nelbo"].to_numpy().mean()) if len(noise) else 0.0
         return max(residual, seeds, 1e-6)
 
     @property
@@ -296,7 +315,7 @@ class Advisor:
     def _fresh_tokens(self) -> float:
         """Tokens of the runs' mix at which the first source has been seen 4 times."""
         most = max((epochs / self.largest.tokens for epochs in self.largest.epochs.values()), default=0.0)
-        return EPOCHS / most if most else math.inf
+        return MOST_EPOCHS / most if most else math.inf
 
     def _slope(self, N: float) -> float:
         """d log(FLOPs per token) / d log N of the family at `N`."""
@@ -325,7 +344,7 @@ class Advisor:
         )
 
     def _intervals(self, best: Allocation, places: Places, tokens: Array) -> dict[str, Interval]:
-        """Intervals of the N and tokens of the optimum, whose `places` are the resamples', and of the loss at `best`."""
+        """Intervals of the optimum's N and tokens, from its `places` in the resamples, and of the loss at `best`."""
         if not len(places):
             return {}
         losses = predict(self.fit.samples, [best.N], [best.tokens])[:, 0]
@@ -337,7 +356,7 @@ class Advisor:
             raise BudgetError(f"{budget} is no budget", "give FLOPs above zero, such as 1e21")
         if budget > LARGEST_BUDGET:
             raise BudgetError(f"{budget:.3g} FLOPs are beyond all computers", f"give at most {LARGEST_BUDGET:g}")
-        least = float(self.rows["flops"].min() or 0.0)  # type: ignore[arg-type]
+        least = float(self.rows["flops"].to_numpy().min())
         if budget < least:
             what = f"{budget:.3g} FLOPs are less than the study's smallest run took"
             raise BudgetError(what, f"give at least {least:.3g}")
@@ -395,10 +414,11 @@ class Advisor:
         return chosen
 
     def _losses(self, results: pl.DataFrame) -> pl.DataFrame:
-        """A row per run with the loss that is to be least."""
+        """A row per run that the law is of, with the loss that is to be least."""
         own = results.filter(pl.col("id").is_in([run.id for run in self.runs]))
+        mixes = fitted_rows(own.filter(modality=MIX))
         if not self.values:
-            return own.filter(modality=MIX)
+            return mixes
         worth = {name: value for name, value in self.values.items() if value > 0}
         total = math.fsum(worth.values())
         weighed = (
@@ -408,20 +428,40 @@ class Advisor:
             .agg((pl.col("value") * pl.col("nelbo")).sum(), pl.len().alias("found"))
             .filter(pl.col("found") == len(worth))
         )
-        rows = own.unique("id", keep="first", maintain_order=True).drop("nelbo")
-        return rows.join(weighed.select("id", nelbo="value"), on="id", maintain_order="left")
+        return mixes.drop("nelbo").join(weighed.select("id", nelbo="value"), on="id", maintain_order="left")
 
     def _law(self) -> Fit:
-        rows = self.rows.with_columns(pl.lit(MIX).alias("modality"))
-        fitted = fit_results(rows, self.count, self.bootstrap, self.seed)
-        if MIX not in fitted.fits:
-            waiting = len(self.study.plan.runs) - self.study.runs.filter(state="done").height
-            todo = f"let the other {waiting} runs finish" if waiting else "add sizes and token counts to the study"
-            sizes = {run.model.parameters.non_embedding for run in self.study.plan.runs}
-            if len(sizes) < 3:
-                todo = "run the study at three sizes or more"
-            raise UnreadyError(f"the law is not identified: {fitted.missing.get(MIX, 'no run has ended well')}", todo)
-        return fitted.fits[MIX]
+        if self.rows.is_empty():
+            fitted, why = None, "no run of it has ended with a loss and seen its sources few times enough"
+        else:
+            found = fit_results(self.rows, self.count, self.bootstrap, self.seed)
+            fitted, why = found.fits.get(MIX), found.missing.get(MIX, "")
+        if fitted is not None:
+            return fitted
+        waiting = len(self.study.plan.runs) - self.study.runs.filter(state="done").height
+        todo = f"let the other {waiting} runs finish" if waiting else "add sizes and token counts to the study"
+        if len({run.model.parameters.non_embedding for run in self.study.plan.runs}) < 3:
+            todo = "run the study at three sizes or more"
+        often = len(self.runs) - len(self.rows)
+        if often:
+            why += f" ({often} more see a source over {MOST_EPOCHS:g} times and take no part)"
+        raise UnreadyError(f"the law is not identified: {why}", todo)
+
+    def _tested(self) -> Tested | None:
+        rows = self.rows
+        found = extrapolate(
+            rows[COLUMN[self.count]],
+            rows["tokens"],
+            rows["nelbo"],
+            rows["flops"],
+            groups=rows["point"],
+            bootstrap=min(self.bootstrap, _TESTS),
+            seed=self.seed,
+        )
+        told = found.predicted
+        if not told.n:
+            return None
+        return Tested(runs=told.n, reach=found.reach, bias=told.bias, coverage=told.coverage)
 
     def _batch(self, best: Allocation) -> LogicalBatch:
         """From the study's own γ where it was fitted, else as its base has it."""
@@ -434,6 +474,13 @@ class Advisor:
 
     def _told(self, beyond: Beyond, place: int, usable: Places, drawn: Places) -> list[str]:
         said = [f"the law: {warning}" for warning in self.fit.warnings]
+        test = self.tested
+        if test is not None and test.runs >= _TOLD and test.coverage <= DOUBTFUL:
+            said.append(
+                f"fitted without its {test.runs} runs of largest compute, the law errs there by {test.bias:+.1%}, only "
+                f"{test.reach:.2g} times as far, and {test.coverage:.0%} of them lie in their 90 % intervals: runs do not "
+                "fall as it has it, and its intervals do not know that"
+            )
         if beyond.flops > FAR:
             said.append(
                 f"the budget is {beyond.flops:.3g} times the largest run: the interval holds only if the law keeps its "
@@ -454,7 +501,7 @@ class Advisor:
 
 
 def design_budget(budget: float, spent: float) -> float:
-    """What a design may cost where nothing is said: a tenth of the budget, or what was spent so far, if that is less."""
+    """What a design may cost where nothing is said: a tenth of the budget, or what was spent, whichever is less."""
     return min(DESIGN_SHARE * budget, spent)
 
 

@@ -3,7 +3,8 @@
 Run by hand: `python -m tests.benchmarks.chinchilla`, with `--runs` for another number of runs than 245, or with a CSV
 of somebody else's (`--csv FILE`, columns params, tokens and loss). L-BFGS gets the objective with its gradient and the
 4,500 starts of Hoffmann et al. (arXiv 2203.15556, appendix D.3): of those `--starts` are timed, evenly drawn from the
-grid, and the time scaled to all. The objective compared is the lowest of the starts that ran.
+grid, and the time scaled to all. Set OMP_NUM_THREADS=1: threads make L-BFGS many times slower. The objective compared
+is the lowest of the starts that ran.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ TOLERANCE = 0.1
 """Runs of one budget differ by no more in log FLOPs."""
 REACH = 100.0
 """How far beyond the largest budget the bias of an extrapolation is told."""
+_MOST_LISTED = 4
 _TELLING = 0.05
 """A bias of N_opt from so much on is worth a warning."""
 
@@ -377,11 +378,15 @@ def _bias(used: Sequence[_Parabola], law: Law, N: Array, D: Array, reach: float)
 
 
 def _warnings(budgets: Sequence[Budget], residual: float | None) -> list[str]:
-    said = [f"the budget of {one.flops:.3g} FLOPs is left out: {one.left_out}" for one in budgets if one.left_out]
+    reasons: dict[str, list[str]] = {}
+    for one in budgets:
+        if one.left_out:
+            reasons.setdefault(one.left_out, []).append(f"{one.flops:.3g}")
+    said = [f"left out, of {len(budgets)} budgets: {_listed(flops)}: {reason}" for reason, flops in reasons.items()]
     used = [one for one in budgets if not one.left_out]
-    for one in used:
-        if one.bends < SURE:
-            said.append(f"at {one.flops:.3g} FLOPs only {100 * one.bends:.0f} % of resamples bend up in log N")
+    unsure = [f"{one.flops:.3g}" for one in used if one.bends < SURE]
+    if unsure:
+        said.append(f"at {_listed(unsure)} fewer than {100 * SURE:.0f} % of resamples bend up in log N")
     if len(used) < 2:
         said.append(f"a power law needs two budgets with an optimum, and there are {len(used)}")
     elif len(used) < FEWEST_BUDGETS:
@@ -389,6 +394,12 @@ def _warnings(budgets: Sequence[Budget], residual: float | None) -> list[str]:
     if residual is None:
         said.append("every parabola goes through all its runs: nothing tells their noise, and there are no intervals")
     return said
+
+
+def _listed(flops: Sequence[str]) -> str:
+    """Budgets in words, the first few of many."""
+    more = f" and {len(flops) - _MOST_LISTED} others" if len(flops) > _MOST_LISTED else ""
+    return f"{', '.join(flops[:_MOST_LISTED])}{more} FLOPs"
 
 
 def _of_bias(bias: Bias | None, laws: tuple[PowerLaw, PowerLaw] | None) -> list[str]:

@@ -27,6 +27,8 @@ from studies.analysis.results import Study
 from studies.analysis.settings import fixed_settings, shape_of
 
 FEWEST = 3
+FEW = 300
+"""Resamples of what stands beside the law: an interval of a prediction needs no more."""
 
 T = TypeVar("T")
 
@@ -122,6 +124,7 @@ def _approaches(rows: pl.DataFrame, modality: str, fits: Fits, how: How) -> Appr
             return None
 
     drawn: dict[str, Any] = {"bootstrap": how.bootstrap, "seed": how.seed, "groups": groups, "by": how.by}
+    few: dict[str, Any] = {**drawn, "bootstrap": min(how.bootstrap, FEW)}
     repeated = len(rows) - len(kept)
     return Approaches(
         modality=modality,
@@ -131,7 +134,7 @@ def _approaches(rows: pl.DataFrame, modality: str, fits: Fits, how: How) -> Appr
         isoflop=told("isoflop", lambda: isoflop.fit(N, D, loss, flops, law=law.law if law else None, **drawn)),
         envelope=told("envelope", lambda: envelope.fit(N, D, loss, flops, **drawn)),
         held_out=told("held_out", lambda: cross_validate(N, D, loss, groups=groups, bootstrap=0)) if law else None,
-        extrapolated=told("extrapolated", lambda: extrapolate(N, D, loss, flops, **drawn)) if law else None,
+        extrapolated=told("extrapolated", lambda: extrapolate(N, D, loss, flops, **few)) if law else None,
         repeats=told("repeats", lambda: _repeats(rows, how)) if repeated else None,
         missing=missing,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import altair as alt
+
 from studies.analysis.asked import answers, laws_of
 from studies.analysis.how import How
 from studies.analysis.report import costs, listing, overview, references, samples, scaling, training
 from studies.analysis.report.answers import answer_section
-from studies.analysis.report.sections import Section
+from studies.analysis.report.sections import Section, figures
 from studies.analysis.results import Study
 from studies.analysis.utilisation import utilisation
 
@@ -37,3 +39,8 @@ def report_sections(study: Study, how: How, made: str = "") -> tuple[str, list[S
         *samples.samples(study),
         listing.listing(study, results, used),
     ]
+
+
+def charts_of(study: Study, how: How = How(bootstrap=200)) -> dict[str, alt.TopLevelMixin]:  # noqa: B008
+    """Every figure of a study's report, by the name that its files have in `triptych export`."""
+    return {name: figure.draw() for name, _, figure in figures(report_sections(study, how)[1])}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from specs.quantities import format_quantity
+from studies.analysis.fits import COUNTED
 from studies.analysis.laws.chinchilla import Interval
 from studies.analysis.next_study import DesignStudy, Next
-from studies.analysis.views.words import NONE, Found, estimate, number
-
-_COUNTS = {"non_embedding": "without embeddings and head", "total": "all"}
+from studies.analysis.prescription import Tested
+from studies.analysis.views.words import NONE, Found, estimate, number, signed
 
 
 def next_tables(found: Next) -> list[Found]:
@@ -25,7 +27,7 @@ def _run_table(found: Next) -> Found:
     best, beyond, batch = advice.best, advice.beyond, advice.batch
     rows = (
         ("width × depth, heads", f"{best.width} × {best.depth}, {best.heads}", "", ""),
-        (f"N, {_COUNTS[advice.count]}", number(best.N), _span(advice.N_interval), f"{beyond.N:.3g}"),
+        (f"N: {COUNTED[advice.count]}", number(best.N), _span(advice.N_interval), f"{beyond.N:.3g}"),
         ("parameters in all", format_quantity(best.params), "", ""),
         ("tokens", format_quantity(run.tokens), _quantities(advice.tokens_interval), f"{beyond.tokens:.3g}"),
         ("steps", f"{run.steps:,}", "", ""),
@@ -38,7 +40,7 @@ def _run_table(found: Next) -> Found:
     gamma = "" if batch.gamma is None else f", γ = {estimate(batch.gamma, batch.interval, '{:.2f}')}"
     epochs = ", ".join(f"{source} {passes:.2g}" for source, passes in run.epochs.items())
     said = [
-        f"{advice.runs} runs make the law. Family: {advice.family}.",
+        f"{advice.runs} runs make the law{_tested(advice.tested)}. Family: {advice.family}.",
         f"Mix: {advice.mix.source}. Logical batch: {batch.source}{gamma}.",
         f"Passes over the sources: {epochs}. 6 N D would give {format_quantity(advice.six_nd)} tokens at this N.",
         f"Written: {found.file}",
@@ -87,6 +89,14 @@ def _design_table(found: Next, made: DesignStudy) -> Found:
     said.append(f"Written: {made.file}")
     header = ("model", "N", "tokens", "seeds", "FLOPs of one")
     return Found("The runs that would narrow the law most", header, rows, tuple(said))
+
+
+def _tested(test: Tested | None) -> str:
+    if test is None:
+        return ""
+    covered = "" if math.isnan(test.coverage) else f", {test.coverage:.0%} of them inside their 90 % intervals"
+    error = signed(100 * test.bias, ".1f")
+    return f"; without its {test.runs} of largest compute it predicts these {error} % off{covered}"
 
 
 def _share(linear: float, sampled: float | None) -> str:
