@@ -32,7 +32,7 @@ from compiler.plan import (
     VocabularyPart,
 )
 from compiler.records import Evaluation, Metrics, State, Status, store_folder, study_folder
-from studies.analysis.laws.chinchilla import Law
+from studies.analysis.laws.chinchilla_law import Law
 
 LAWS = {
     "text": Law(E=3.6, A=55.0, B=900.0, alpha=0.42, beta=0.52),

@@ -22,7 +22,10 @@ from studies.analysis.cli import run_fit
 from studies.analysis.fits import fit_results
 from studies.analysis.how import How
 from studies.analysis.laws import chinchilla
-from studies.analysis.laws.chinchilla import DELTA, NAMES, Law, UnidentifiedError, fit
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.chinchilla import fit
+from studies.analysis.laws.chinchilla_law import NAMES, Law
+from studies.analysis.laws.descent import DELTA
 from studies.analysis.noise import seed_noise
 from studies.analysis.results import read_study, write_results
 from studies.analysis.tables import Columns, read_runs

@@ -18,8 +18,9 @@ from compiler.compile import compile_study
 from compiler.plan import RunPlan
 from compiler.transfer import critical_batch
 from specs.study import TransferSpec
-from studies.analysis.laws.chinchilla import UnidentifiedError
-from studies.analysis.laws.hyperbola import central, fit
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.hyperbola import fit
+from studies.analysis.laws.statistics import central
 from studies.analysis.questions.breaking import breaking_point
 from studies.analysis.questions.critical_batch import CriticalBatch, critical_batches
 from studies.analysis.questions.invariance import LossTable

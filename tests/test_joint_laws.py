@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from studies.analysis.laws import joint, optima, power_sums, repeats, three_term
-from studies.analysis.laws.chinchilla import DELTA, UnidentifiedError
-from studies.analysis.laws.power_sums import PowerSum, Term
+from studies.analysis.laws import interaction, joint, joint_comparison, optima, power_sums, repeats, three_term
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.descent import DELTA
+from studies.analysis.laws.power_sum_form import PowerSum, Term
 
 TWO = PowerSum(terms=(Term("A", (("N", "alpha"),)), Term("B", (("D", "beta"),))))
 TRUTH = {"E": 1.8, "A": 480.0, "B": 20.0, "C": 60.0, "alpha": 0.35, "beta": 0.45, "gamma": 0.4}
@@ -275,14 +276,18 @@ class TestRepeats:
 
 class TestJoint:
     def test_an_additive_truth_is_seldom_called_transfer(self):
-        found = [c for seed in range(5) for c in joint.compare(*mixed_runs(seed=seed), NAMES, bootstrap=0, drawn=49)]
+        found = [
+            c
+            for seed in range(5)
+            for c in joint_comparison.compare(*mixed_runs(seed=seed), NAMES, bootstrap=0, drawn=49)
+        ]
         assert sum(one.significant for one in found) <= 2
         assert np.mean([one.p_value for one in found]) > 0.25
         taus = [v for one in found for name, v in one.transfer.parameters.items() if name.startswith("tau")]
         assert max(np.abs(taus)) < 0.05
 
     def test_transfer_is_found_where_it_is(self):
-        text, image = joint.compare(*mixed_runs(tau=0.4), NAMES, bootstrap=80, drawn=99)
+        text, image = joint_comparison.compare(*mixed_runs(tau=0.4), NAMES, bootstrap=80, drawn=99)
         assert text.significant
         assert text.preferred == "transfer"
         assert text.difference_interval[0] > 0
@@ -321,12 +326,12 @@ class TestJoint:
         N, tokens, losses = mixed_runs()
         tokens = tokens.sum(axis=1, keepdims=True) * [0.3, 0.7]
         with pytest.raises(UnidentifiedError, match="text: the mix does not vary"):
-            joint.compare(N, tokens, losses, NAMES)
+            joint_comparison.compare(N, tokens, losses, NAMES)
         with pytest.raises(ValueError, match="two modalities or more"):
-            joint.compare(N, tokens[:, :1], losses[:, :1], ("text",))
+            joint_comparison.compare(N, tokens[:, :1], losses[:, :1], ("text",))
 
     def test_the_interaction_law(self):
-        law = joint.fit_interaction(*interacting_runs(), NAMES, bootstrap=100)
+        law = interaction.fit_interaction(*interacting_runs(), NAMES, bootstrap=100)
         low, high = law.intervals["C"]
         assert low < 0.3 < high
         assert low < law.C < high
@@ -341,7 +346,7 @@ class TestJoint:
 
     def test_the_interaction_law_needs_runs_on_one_modality_alone(self):
         with pytest.raises(UnidentifiedError, match="runs on image alone"):
-            joint.fit_interaction(*interacting_runs(shares=((1, 0), (0.5, 0.5), (0.3, 0.7))), NAMES)
+            interaction.fit_interaction(*interacting_runs(shares=((1, 0), (0.5, 0.5), (0.3, 0.7))), NAMES)
 
 
 class TestOptima:

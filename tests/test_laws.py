@@ -11,7 +11,10 @@ import pytest
 from scipy.optimize import minimize
 
 from studies.analysis.laws import envelope, held_out, isoflop
-from studies.analysis.laws.chinchilla import DELTA, NAMES, Array, Fit, Law, UnidentifiedError, fit, predict
+from studies.analysis.laws.base import Array, UnidentifiedError
+from studies.analysis.laws.chinchilla import Fit, fit
+from studies.analysis.laws.chinchilla_law import NAMES, Law, predict
+from studies.analysis.laws.descent import DELTA
 from studies.analysis.laws.resampling import By
 
 LAW = Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)

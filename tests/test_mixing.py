@@ -19,8 +19,10 @@ from compiler.plan import MixStage, RunPlan
 from studies.analysis.charts.mixing import best_shares, own_losses, simplex_map
 from studies.analysis.figures import drawn
 from studies.analysis.how import How
-from studies.analysis.laws.chinchilla import UnidentifiedError
-from studies.analysis.laws.simplex import Best, barycentric, best_mix, central, inside, regress
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.mixes import barycentric, central, inside
+from studies.analysis.laws.simplex import Best, best_mix
+from studies.analysis.laws.simplex_regression import regress
 from studies.analysis.questions.mixing import Mixing, mixing
 from studies.analysis.results import read_study
 from studies.analysis.views.mixing import MIXING, mixing_table, regression_table

@@ -21,7 +21,8 @@ from specs.errors import SpecError
 from studies.analysis.cli import run_report
 from studies.analysis.figures import drawn, one_table
 from studies.analysis.how import How
-from studies.analysis.laws.chinchilla import Law, fit
+from studies.analysis.laws.chinchilla import fit
+from studies.analysis.laws.chinchilla_law import Law
 from studies.analysis.optimum import flops_per_token, frontier
 from studies.analysis.questions.scaling import scale
 from studies.analysis.report import report_sections, write_report

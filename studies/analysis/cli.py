@@ -20,7 +20,8 @@ from specs.errors import Problem, SpecError
 from studies.analysis.asked import answers, laws_of, summary
 from studies.analysis.fits import COLUMN, Fits, fit_results
 from studies.analysis.how import How
-from studies.analysis.laws.chinchilla import UnidentifiedError, fit
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.chinchilla import fit
 from studies.analysis.many import read_studies
 from studies.analysis.questions.scaling import Scaling, scale
 from studies.analysis.results import read_study

@@ -20,9 +20,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from studies.analysis.laws.chinchilla import Array, Law, predict
-
-Rows = npt.NDArray[np.intp]
+from studies.analysis.laws.base import Array
+from studies.analysis.laws.chinchilla_law import Law, predict
 
 PRIOR = 10.0
 """Standard deviation that each parameter of θ has before any run (N and D centred): none to speak of, but finite."""

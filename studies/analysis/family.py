@@ -13,7 +13,7 @@ from compiler.layout import Shape
 from compiler.plan import RunPlan
 from compiler.shape import default_ffn, default_heads
 from studies.analysis.fits import Count
-from studies.analysis.laws.chinchilla import Array
+from studies.analysis.laws.base import Array
 
 LARGEST = 10**6
 """Largest width and depth of a study."""

@@ -8,7 +8,8 @@ import msgspec
 import polars as pl
 
 from compiler.records import MIX
-from studies.analysis.laws.chinchilla import Fit, UnidentifiedError, fit
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.chinchilla import Fit, fit
 from studies.analysis.laws.repeats import MOST_EPOCHS
 from studies.analysis.laws.resampling import By
 

@@ -29,12 +29,12 @@ from specs.load import load_study
 from specs.quantities import SUFFIXES
 from studies.analysis.design import Design, NoDesignError
 from studies.analysis.fits import COUNTED, Count
-from studies.analysis.laws.chinchilla import Interval
+from studies.analysis.laws.base import Interval
 from studies.analysis.laws.repeats import MOST_EPOCHS
 from studies.analysis.prescription import (
     Advisor,
-    Allocation,
     Prescription,
+    Spending,
     design_budget,
 )
 from studies.analysis.questions.base import base_modalities
@@ -43,6 +43,8 @@ from studies.analysis.results import Study
 NAME_LENGTH = 100
 DIGITS = 4
 """Significant digits of prescribed tokens, rounded down: a thousandth of the budget at most."""
+_TOO_LARGE = 100.0
+"""A shape so many times the optimum's is no answer to data that are too few."""
 FEW_BATCHES = 8.0
 """A physical batch so many times from the logical one is worth a word."""
 
@@ -97,7 +99,7 @@ class Next(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     prescription: Prescription
     run: Run
-    fresh: Allocation | None
+    fresh: Spending | None
     design: DesignStudy | None
     no_design: str
     warnings: tuple[str, ...]
@@ -170,7 +172,7 @@ def advise(
     for path in (file, beside) if runs > 0 else (file,):
         _refuse_existing(path, overwrite)
 
-    carried, told = _carried(template)
+    carried, told = _carried(template, found, advisor.largest)
     plan = _written(file, _next_text(template, found, carried), template, overwrite)
     [run] = plan.runs
     compiled = _run(run)
@@ -194,7 +196,7 @@ def advise(
         warnings=(
             *found.warnings,
             *told,
-            *_told_run(compiled, fresh),
+            *_told_run(found, compiled, fresh),
             *(_told_design(found, design) if design else ()),
         ),
     )
@@ -235,7 +237,7 @@ def _design(
     return study
 
 
-def _design_runs(template: Template, runs: Sequence[Allocation], carried: Mapping[str, Any]) -> tuple[DesignRun, ...]:
+def _design_runs(template: Template, runs: Sequence[Spending], carried: Mapping[str, Any]) -> tuple[DesignRun, ...]:
     """Runs of a design by size and tokens, equal ones as so many seeds that the study has not had there."""
     had: dict[tuple[int, int, float], set[int]] = {}
     for run in template.study.plan.runs:
@@ -261,20 +263,22 @@ def _shrunk(interval: Interval | None, value: float, share: float) -> Interval |
     return low, high
 
 
-def _carried(template: Template) -> tuple[dict[str, Any], list[str]]:
-    """The base as written, with what the axes set to one value throughout, and what else is to be said of axes."""
+def _carried(template: Template, found: Prescription, tuned: RunPlan) -> tuple[dict[str, Any], list[str]]:
+    """The base as written, with what the axes set to one value throughout, and where it has none what they set for the
+    run `tuned`; and what is to be said of that."""
     base = copy.deepcopy(template.data["base"])
     runs = template.study.plan.runs
-    largest = max(runs, key=lambda run: run.flops)
     said = []
     for path in dict.fromkeys(path for run in runs for path in run.point):
         if path in ("tokens", "seed", "flops") or path.startswith("model.") or _is_weight(path):
             continue
-        values = {json.dumps(run.point.get(path)) for run in runs}
-        if len(values) == 1 or not _has(base, path.split(".")):
-            _set(base, path.split("."), largest.point.get(path))
-        if len(values) > 1:
-            said.append(f"the study varies {path}: its law is of all of these runs, and the base's value is kept")
+        varied = len({json.dumps(run.point.get(path)) for run in runs}) > 1
+        own = _has(base, path.split("."))
+        if not varied or not own:
+            _set(base, path.split("."), tuned.point.get(path))
+        if varied and not (path == "batch.logical" and found.batch.logical is not None):
+            kept = "the base's value" if own else f"{tuned.point.get(path)}, as in the largest run"
+            said.append(f"the study varies {path}: kept is {kept}")
     return base, said
 
 
@@ -470,15 +474,17 @@ def _told_budget(allowed: float, budget: float) -> str:
     return "a tenth of the budget" if math.isclose(allowed, 0.1 * budget) else "as much as the study has cost so far"
 
 
-def _told_run(run: Run, fresh: Allocation | None) -> list[str]:
+def _told_run(found: Prescription, run: Run, fresh: Spending | None) -> list[str]:
     said = []
     often = {source: epochs for source, epochs in run.epochs.items() if epochs > MOST_EPOCHS}
     if often:
+        most_tokens = run.tokens * MOST_EPOCHS / max(often.values())
         told = ", ".join(f"{source} {epochs:.3g} times" for source, epochs in often.items())
-        other = "no shape of the family spends the budget on so few tokens"
-        if fresh is not None:
+        other = f"the data are too few for this budget: {MOST_EPOCHS:g} passes are {most_tokens:.3g} tokens"
+        if fresh is not None and fresh.N <= _TOO_LARGE * found.best.N:
             other = (
-                f"with 4 at most, the best is {fresh.tokens:.3g} tokens at {fresh.N:.3g} parameters ({fresh.loss:.4f})"
+                f"with {MOST_EPOCHS:g} at most, the best is {fresh.tokens:.3g} tokens at {fresh.N:.3g} parameters, "
+                f"with a loss of {fresh.loss:.4f}"
             )
         said.append(
             f"it sees {told}: beyond {MOST_EPOCHS:g} passes tokens are worth less than the law has it, which counts "

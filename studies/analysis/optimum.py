@@ -6,7 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from studies.analysis.laws.chinchilla import LEVEL, NAMES, Array, Fit, predict
+from studies.analysis.laws.base import Array
+from studies.analysis.laws.chinchilla import Fit
+from studies.analysis.laws.chinchilla_law import NAMES, predict
+from studies.analysis.laws.statistics import band
 
 _DRAWS = 200
 _SIZES = 320
@@ -54,7 +57,7 @@ def frontier(
         least, optimal, _ = _least(draws, sizes, tokens)
         drawn = {"nelbo": least, "N": optimal, "D": budgets / flops_per_token(N, D, C, optimal)}
         for name, (low, high) in ends.items():
-            rows[low], rows[high] = np.quantile(drawn[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            rows[low], rows[high] = band(drawn[name])
     else:
         rows |= {end: np.full(steps, np.nan) for pair in ends.values() for end in pair}
     table = pl.DataFrame(rows).with_columns(pl.all().fill_nan(None))

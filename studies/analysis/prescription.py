@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from compiler.cost import count_parameters
@@ -23,15 +22,15 @@ from specs.quantities import format_quantity
 from studies.analysis.design import Candidates, Design, NoDesignError, Target, design
 from studies.analysis.family import SingleSizeError, family_of
 from studies.analysis.fits import COLUMN, Count, fit_results, fitted_rows
-from studies.analysis.laws.chinchilla import NAMES, Array, Fit, Interval, central, predict
+from studies.analysis.laws.base import Array, Interval, Rows
+from studies.analysis.laws.chinchilla import Fit
+from studies.analysis.laws.chinchilla_law import NAMES, predict
 from studies.analysis.laws.held_out import extrapolate
 from studies.analysis.laws.repeats import MOST_EPOCHS
+from studies.analysis.laws.statistics import interval
 from studies.analysis.noise import seed_noise
 from studies.analysis.questions.gamma import batch_exponent
 from studies.analysis.results import Study
-
-Places = npt.NDArray[np.intp]
-"""Places among the shapes of a family."""
 
 LARGEST_BUDGET = 1e30
 FAR = 100.0
@@ -91,7 +90,7 @@ class LogicalBatch(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-class Allocation(msgspec.Struct, frozen=True, kw_only=True):
+class Spending(msgspec.Struct, frozen=True, kw_only=True):
     """One way to spend the budget: `model` as a study writes it, width, depth and heads, `N` parameters as the law
     counts them, both counts, `tokens`, the law's `loss` there, and FLOPs by the exact count."""
 
@@ -140,7 +139,7 @@ class Prescription(msgspec.Struct, frozen=True, kw_only=True):
     count: Count
     objective: str
     family: str
-    best: Allocation
+    best: Spending
     N_interval: Interval | None
     tokens_interval: Interval | None
     loss_interval: Interval | None
@@ -181,10 +180,11 @@ class Advisor:
             raise UnreadyError("no run of the study has finished yet", "let it run, and look with `triptych status`")
         self.mix = self._mix(dict(base_mix))
         self.runs = self._alike(results)
-        self.rows = self._losses(results)
+        self.rows = self._tuned(self._losses(results))
         self.fit = self._law()
         self.tested = self._tested()
-        self.largest = max(self.runs, key=lambda run: run.flops)
+        kept = set(self.rows["id"])
+        self.largest = max((run for run in self.runs if run.id in kept), key=lambda run: run.flops)
         positions = self.largest.sequence_length * _sequences_per_token(self.largest, self.mix.weights)
         try:
             self.family = family_of(self.runs, keys, count, positions)
@@ -227,7 +227,7 @@ class Advisor:
             warnings=(*self.warnings, *self._told(beyond, place, usable, drawn)),
         )
 
-    def within(self, budget: float, most: float) -> Allocation | None:
+    def within(self, budget: float, most: float) -> Spending | None:
         """The best use of `budget` FLOPs with at most `most` tokens; None where no shape is that large."""
         tokens = budget / self.family.flops_per_token
         usable = np.flatnonzero((tokens <= most) & (tokens >= self.largest.sequence_length))
@@ -258,7 +258,7 @@ class Advisor:
         """FLOPs of the finished runs that the law is of."""
         return float(self.rows["flops"].sum())
 
-    def design(self, found: Prescription, budget: float, runs: int) -> tuple[Design, list[Allocation]]:
+    def design(self, found: Prescription, budget: float, runs: int) -> tuple[Design, list[Spending]]:
         """At most `runs` runs within `budget` FLOPs that narrow the law most at a prescription's optimum: the design,
         and its candidates. They are sizes of the family from the smallest that was run up to the optimum or the largest
         that was, at token counts from the least up to the optimum's or the most, of at most 4 epochs. Raises
@@ -289,8 +289,8 @@ class Advisor:
         ]
         return made, found_runs
 
-    def _candidates(self, found: Prescription, budget: float) -> tuple[Places, Array]:
-        """Places of shapes and tokens of each candidate, (m,) each."""
+    def _candidates(self, found: Prescription, budget: float) -> tuple[Rows, Array]:
+        """Rows of shapes and tokens of each candidate, (m,) each."""
         N, D = self.rows[COLUMN[self.count]].to_numpy(), self.rows["tokens"].to_numpy()
         fits = (N.min() * 0.999 <= self.family.N) & (max(N.max(), found.best.N) * 1.001 >= self.family.N)
         least, cap = float(D.min()), min(max(float(D.max()), found.best.tokens), self._fresh_tokens())
@@ -326,11 +326,11 @@ class Advisor:
         """The law and its samples, (1, 5) and (K, 5)."""
         return np.array([[getattr(self.fit.law, name) for name in NAMES]]), self.fit.samples
 
-    def _allocation(self, place: int, tokens: float) -> Allocation:
+    def _allocation(self, place: int, tokens: float) -> Spending:
         shape = self.family.shapes[place]
         params = count_parameters(shape)
         N = float(self.family.N[place])
-        return Allocation(
+        return Spending(
             model=self.family.settings(place),
             width=shape.width,
             depth=shape.depth,
@@ -343,13 +343,13 @@ class Advisor:
             flops=tokens * float(self.family.flops_per_token[place]),
         )
 
-    def _intervals(self, best: Allocation, places: Places, tokens: Array) -> dict[str, Interval]:
+    def _intervals(self, best: Spending, places: Rows, tokens: Array) -> dict[str, Interval]:
         """Intervals of the optimum's N and tokens, from its `places` in the resamples, and of the loss at `best`."""
         if not len(places):
             return {}
         losses = predict(self.fit.samples, [best.N], [best.tokens])[:, 0]
         found = {"N": self.family.N[places], "tokens": tokens[places], "loss": losses}
-        return {name: _pair(values) for name, values in found.items()}
+        return {name: interval(values) for name, values in found.items()}
 
     def _check_budget(self, budget: float) -> None:
         if not (math.isfinite(budget) and budget > 0):
@@ -430,6 +430,18 @@ class Advisor:
         )
         return mixes.drop("nelbo").join(weighed.select("id", nelbo="value"), on="id", maintain_order="left")
 
+    def _tuned(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Where the study varies anything else, such as the learning rate, the runs of one shape and token count whose
+        setting has the least mean loss over seeds: the law is of runs that are well tuned."""
+        place = ["width", "depth", "tokens"]
+        means = rows.with_columns(mean=pl.col("nelbo").mean().over(*place, "point"))
+        kept = means.filter(pl.col("mean") == pl.col("mean").min().over(place)).drop("mean")
+        if len(kept) < len(rows):
+            self.warnings.append(
+                f"of {len(rows)} runs {len(kept)} make the law: of one size and token count, those of the best setting"
+            )
+        return kept
+
     def _law(self) -> Fit:
         if self.rows.is_empty():
             fitted, why = None, "no run of it has ended with a loss and seen its sources few times enough"
@@ -463,7 +475,7 @@ class Advisor:
             return None
         return Tested(runs=told.n, reach=found.reach, bias=told.bias, coverage=told.coverage)
 
-    def _batch(self, best: Allocation) -> LogicalBatch:
+    def _batch(self, best: Spending) -> LogicalBatch:
         """From the study's own γ where it was fitted, else as its base has it."""
         fitted = [one for one in batch_exponent(self.study, self.bootstrap, self.seed) if one.gamma is not None]
         if not fitted:
@@ -472,14 +484,14 @@ class Advisor:
         source = f"γ fitted to this study's sweeps of the batch at {one.width} × {one.depth}"
         return LogicalBatch(logical=one.law(best.tokens), gamma=one.gamma, interval=one.interval, source=source)
 
-    def _told(self, beyond: Beyond, place: int, usable: Places, drawn: Places) -> list[str]:
+    def _told(self, beyond: Beyond, place: int, usable: Rows, drawn: Rows) -> list[str]:
         said = [f"the law: {warning}" for warning in self.fit.warnings]
         test = self.tested
         if test is not None and test.runs >= _TOLD and test.coverage <= DOUBTFUL:
             said.append(
                 f"fitted without its {test.runs} runs of largest compute, the law errs there by {test.bias:+.1%}, only "
-                f"{test.reach:.2g} times as far, and {test.coverage:.0%} of them lie in their 90 % intervals: runs do not "
-                "fall as it has it, and its intervals do not know that"
+                f"{test.reach:.2g} times as far, and {test.coverage:.0%} of them lie in their 90 % intervals: losses "
+                "do not fall as it has them, and its intervals do not know that"
             )
         if beyond.flops > FAR:
             said.append(
@@ -505,16 +517,11 @@ def design_budget(budget: float, spent: float) -> float:
     return min(DESIGN_SHARE * budget, spent)
 
 
-def _optima(laws: Array, N: Array, tokens: Array) -> Places:
+def _optima(laws: Array, N: Array, tokens: Array) -> Rows:
     """Place of the least loss over shapes (S,) for each of K laws: (K,)."""
     step = max(1, 4_000_000 // max(len(N), 1))
     found = [predict(laws[k : k + step], N, tokens).argmin(axis=1) for k in range(0, len(laws), step)]
     return np.concatenate(found) if found else np.empty(0, np.intp)
-
-
-def _pair(values: Array) -> Interval:
-    low, high = central(values)
-    return float(low), float(high)
 
 
 def _weights(run: RunPlan) -> dict[str, float]:

@@ -17,7 +17,10 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from studies.analysis.laws.chinchilla import DELTA, Array, Law, fit
+from studies.analysis.laws.base import Array
+from studies.analysis.laws.chinchilla import fit
+from studies.analysis.laws.chinchilla_law import Law
+from studies.analysis.laws.descent import DELTA
 from studies.analysis.tables import read_runs
 
 STARTS = tuple(

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from studies.analysis.charts.axes import HEIGHT, legend
-from studies.analysis.laws.joint import Comparison
+from studies.analysis.laws.joint_comparison import Comparison
 
 _SCHEMA = {"to": pl.String, "of": pl.String, "worth": pl.Float64, "low": pl.Float64, "high": pl.Float64}
 

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from studies.analysis.charts.axes import HEIGHT, legend, nelbo_axis
-from studies.analysis.laws.simplex import Best, Mix, barycentric, inside
+from studies.analysis.laws.mixes import Mix, barycentric, inside
+from studies.analysis.laws.simplex import Best
 from studies.analysis.questions.mixing import Mixing
 
 _PARTS = 40

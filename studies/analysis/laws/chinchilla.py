@@ -37,69 +37,32 @@ hold the truth (E, A, B, α, β; standard deviation 1.7):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
-from studies.analysis.laws.resampling import Array as Array
-from studies.analysis.laws.resampling import By, Units, is_uneven, units
+from studies.analysis.laws.allocation import Allocation, allocate
+from studies.analysis.laws.base import Array, Interval, UnidentifiedError, positive
+from studies.analysis.laws.chinchilla_law import NAMES, Law, predict
+from studies.analysis.laws.chinchilla_problem import Problem, Targets
+from studies.analysis.laws.descent import LARGEST_EXPONENT
+from studies.analysis.laws.resampling import By, Units, is_uneven, units, without_smallest
+from studies.analysis.laws.statistics import band
 
-Interval = tuple[float, float]
-
-DELTA = 1e-3
-"""Where Huber's loss turns from quadratic to linear, in nats of log loss."""
-LEVEL = 0.9
-"""Share of the bootstrap that an interval holds."""
-NAMES = ("E", "A", "B", "alpha", "beta")
-LARGEST_EXPONENT = 10.0
-"""α and β stay in [0, 10]: beyond it the term is a step that only the smallest runs feel."""
-
-_GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0)
-_COARSE = (0.15, 0.4, 0.8)
-_SHORT = 15
-"""Steps after which the starts that are worth following show."""
-_KEPT = 12
 _BLOCK = 2_000_000
 """Resamples times runs drawn at once: 16 MB an array."""
 _FEWEST = 6
 _SCARCE = 10
 _COLLINEAR = 0.98
-_TINY = 1e-12
-"""An exponent or coefficient as good as zero, which still has a logarithm."""
-_DAMPINGS = (0.05, 3.0)
-_UPPER = np.triu_indices(5, 1)
-_LOG_SMALLEST = -40.0
-"""Log of the smallest value of a term, relative to the largest loss: as good as zero, and still finite."""
-
-
-class UnidentifiedError(ValueError):
-    """The data cannot determine the law; the message says what is lacking."""
-
-
-class Law(msgspec.Struct, frozen=True, kw_only=True):
-    """L(N, D) = E + A / N^alpha + B / D^beta, in nats per token; N in parameters, D in tokens."""
-
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
-
-    def __call__(self, N: npt.ArrayLike, D: npt.ArrayLike) -> Array:
-        """Loss at `N` parameters and `D` tokens (arrays of one shape, or that broadcast)."""
-        loss: Array = predict(np.array([[self.E, self.A, self.B, self.alpha, self.beta]]), N, D)[0]
-        return loss
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """A fitted law.
 
     `objective` is the sum of Huber losses; `residual` the root mean square of log-loss residuals, and `r2` the share of
-    the variance of log loss that the law accounts for; `intervals` the central 90 % of the bootstrap `by` run or by
+    the variance of log loss that the law accounts for; `intervals` the band 90 % of the bootstrap `by` run or by
     seed, a pair for each of `NAMES` (empty without a bootstrap), which has `drawn` residuals or the runs themselves
     (see the module); `samples` the law's parameters in each resample, shape (K, 5), in the order of `NAMES`;
     `residuals` (n,) the runs' log loss minus the law's; `warnings` says where the data are too weak.
@@ -119,7 +82,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     def band(self, N: npt.ArrayLike, D: npt.ArrayLike) -> tuple[Array, Array]:
         """Low and high end of the 90 % interval of the law's loss at `N`, `D` (without a run's own noise)."""
-        return central(predict(self.samples, N, D))
+        return band(predict(self.samples, N, D))
 
     def run_band(self, N: npt.ArrayLike, D: npt.ArrayLike, seed: int = 0) -> tuple[Array, Array]:
         """Low and high end of the 90 % interval of the loss of one more run at each of `N`, `D`: the law's interval
@@ -127,11 +90,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         losses = predict(self.samples, N, D)
         pool = _noise(self.residuals)
         drawn = np.random.default_rng(seed).integers(len(pool), size=losses.shape)
-        return central(losses * np.exp(pool[drawn]))
+        return band(losses * np.exp(pool[drawn]))
 
     def allocation(self, flops_per_token: float = 6.0) -> Allocation:
         """The compute-optimal allocation of this law, where a run costs `flops_per_token` · N · D FLOPs."""
-        return _allocation(self, flops_per_token)
+        return allocate(self.law, self.samples, flops_per_token)
 
     def summary(self) -> dict[str, Any]:
         """The fit as plain values, ready for JSON."""
@@ -148,111 +111,6 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
             "intervals": {name: list(pair) for name, pair in self.intervals.items()},
             "warnings": list(self.warnings),
         }
-
-
-class Allocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The compute-optimal shape of a law, in closed form (Hoffmann et al., equation 4): where C = k N D,
-
-        N = G (C/k)^a,  D = (C/k)^b / G,  a = β/(α + β),  b = α/(α + β),  G = (αA / βB)^(1/(α + β)),
-
-    with k the `flops_per_token` of one parameter. `intervals` holds the central 90 % of the bootstrap of "a", "b" and
-    "G" (empty without one), `law` and `samples` (K, 5) the law and its resamples.
-    """
-
-    a: float
-    b: float
-    G: float
-    flops_per_token: float
-    intervals: dict[str, Interval]
-    law: Law
-    samples: Array
-
-    def at(self, flops: float) -> Optimum:
-        """The optimum of a budget of so many FLOPs. Raises ValueError where it is not positive and finite."""
-        if not 0 < flops < np.inf:
-            raise ValueError("a budget must be positive and finite")
-        own = np.array([[getattr(self.law, name) for name in NAMES]])
-        N, D, loss = (float(values[0]) for values in _optima(own, flops / self.flops_per_token))
-        intervals = {}
-        if len(self.samples):
-            drawn = zip(("N", "D", "loss"), _optima(self.samples, flops / self.flops_per_token), strict=True)
-            intervals = {name: _pair(values) for name, values in drawn}
-        return Optimum(flops=flops, N=N, D=D, loss=loss, intervals=intervals)
-
-
-class Optimum(msgspec.Struct, frozen=True, kw_only=True):
-    """The best use of `flops`: `N` parameters and `D` tokens, the law's `loss` there, and the central 90 % of the
-    bootstrap of "N", "D" and "loss" (empty without one)."""
-
-    flops: float
-    N: float
-    D: float
-    loss: float
-    intervals: dict[str, Interval]
-
-
-def _allocation(fitted: Fit, flops_per_token: float) -> Allocation:
-    if not 0 < flops_per_token < np.inf:
-        raise ValueError("flops_per_token must be positive and finite")
-    own = np.array([[getattr(fitted.law, name) for name in NAMES]])
-    share, log_G = _split(own)
-    a, G = float(share[0]), float(_finite_exp(log_G)[0])
-    intervals = {}
-    if len(fitted.samples):
-        shares, logs = _split(fitted.samples)
-        intervals = {"a": _pair(shares), "b": _pair(1 - shares), "G": _pair(_finite_exp(logs))}
-    return Allocation(
-        a=a,
-        b=1 - a,
-        G=G,
-        flops_per_token=flops_per_token,
-        intervals=intervals,
-        law=fitted.law,
-        samples=fitted.samples,
-    )
-
-
-def _split(parameters: Array) -> tuple[Array, Array]:
-    """a and log G of K laws. Where an exponent is 0 its term costs nothing to leave small: a is then 0 or 1."""
-    A, B, alpha, beta = np.maximum(parameters[:, 1:], _TINY).T
-    log_ratio = np.log(alpha) + np.log(A) - np.log(beta) - np.log(B)
-    return beta / (alpha + beta), log_ratio / (alpha + beta)
-
-
-def _finite_exp(logs: Array) -> Array:
-    """exp, of a law that hardly depends on N or D, whose optimum lies beyond all numbers, the last of them."""
-    found: Array = np.exp(np.clip(logs, -700, 700))
-    return found
-
-
-def _optima(parameters: Array, product: float) -> tuple[Array, Array, Array]:
-    """N, D and loss of K laws, each (K,), where N D = `product`."""
-    share, log_G = _split(parameters)
-    log_N = log_G + share * np.log(product)
-    N, D = _finite_exp(log_N), _finite_exp(np.log(product) - log_N)
-    E, A, B, alpha, beta = parameters.T
-    return N, D, E + A * N**-alpha + B * D**-beta
-
-
-def central(samples: Array) -> tuple[Array, Array]:
-    """Ends of the interval that holds `LEVEL` of K `samples` (K, ...): order statistics
-    (K + 1) (1 ± LEVEL) / 2, between which one more such sample lies so often (others are too narrow for a small K)."""
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method="weibull")
-    return low, high
-
-
-def _pair(samples: Array) -> Interval:
-    low, high = central(samples)
-    return float(low), float(high)
-
-
-def predict(parameters: Array, N: npt.ArrayLike, D: npt.ArrayLike) -> Array:
-    """Losses of K laws, `parameters` (K, 5) in the order of `NAMES`, at points `N`, `D` of shape S: shape (K, *S)."""
-    points = np.broadcast_arrays(np.asarray(N, float), np.asarray(D, float))
-    x, y = (np.log(p)[None] for p in points)
-    E, A, B, alpha, beta = (c.reshape(-1, *[1] * points[0].ndim) for c in parameters.T)
-    loss: Array = E + A * np.exp(-alpha * x) + B * np.exp(-beta * y)
-    return loss
 
 
 def fit(
@@ -279,7 +137,7 @@ def fit(
     _require_identified(data[0], data[1])
     drawn_by = units(by, data[0], data[1], groups)
 
-    problem = _Problem(*data)
+    problem = Problem(*data)
     best, objective = problem.lowest(near)
     law = Law(**dict(zip(NAMES, problem.natural(best[None])[0].tolist(), strict=True)))
     smooth = problem.model(best[None])[0]
@@ -292,7 +150,7 @@ def fit(
     block = max(1, _BLOCK // problem.n)
     for k in range(0, bootstrap, block):
         rows = min(block, bootstrap - k)
-        refits, _ = problem.minimise(np.repeat(best[None], rows, axis=0), *draw(rng, rows))
+        refits, _ = problem.minimise(np.repeat(best[None], rows, axis=0), draw(rng, rows))
         samples[k : k + rows] = problem.natural(refits)
     intervals = _intervals(samples)
     total = float(np.sum((problem.target - problem.target.mean()) ** 2))
@@ -311,19 +169,6 @@ def fit(
     )
 
 
-def positive(**columns: npt.ArrayLike) -> list[Array]:
-    """The columns as float arrays (n,). Raises ValueError where they differ in length or hold a number that is not
-    positive and finite."""
-    found = [np.asarray(values, float).ravel() for values in columns.values()]
-    *most, last = columns
-    names = f"{', '.join(most)} and {last}"
-    if len({len(values) for values in found}) != 1:
-        raise ValueError(f"{names} must be of one length")
-    if not all(np.all(np.isfinite(values) & (values > 0)) for values in found):
-        raise ValueError(f"{names} must be positive and finite")
-    return found
-
-
 def _require_identified(N: Array, D: Array) -> None:
     if len(N) < _FEWEST:
         raise UnidentifiedError(f"the law needs at least {_FEWEST} runs (it has 5 parameters), and there are {len(N)}")
@@ -334,16 +179,16 @@ def _require_identified(N: Array, D: Array) -> None:
 
 
 def _noise(residuals: Array) -> Array:
-    """The residuals that a run's noise is drawn from: all but the five smallest, for the fit passes through about as
-    many runs as it has parameters. Where few are left, with either sign."""
-    left = residuals[np.argsort(np.abs(residuals), kind="stable")[len(NAMES) :]]
+    """The residuals that a run's noise is drawn from: all but the five smallest. Where few are left, with either
+    sign."""
+    left = without_smallest(residuals, len(NAMES))
     return left if len(residuals) >= _SCARCE else np.concatenate([left, -left])
 
 
 class _Resamples:
     """Resamples of a fit whose log losses are `smooth` (n,), drawn by `units`."""
 
-    def __init__(self, problem: _Problem, smooth: Array, units: Units) -> None:
+    def __init__(self, problem: Problem, smooth: Array, units: Units) -> None:
         self.problem, self.smooth, self.units = problem, smooth, units
         self.residuals = problem.target - smooth
         self.pool = _noise(self.residuals)
@@ -351,11 +196,11 @@ class _Resamples:
         size = np.abs(units.means(self.residuals[None])[0])
         self.uneven = is_uneven(size, *units.means(np.stack([problem.x, problem.y, smooth])))
 
-    def __call__(self, rng: np.random.Generator, rows: int) -> tuple[Array, Array | None]:
-        """Log losses (rows, n) of so many resamples, and how often each holds each run (None: once)."""
+    def __call__(self, rng: np.random.Generator, rows: int) -> Targets:
+        """So many resamples."""
         if self.uneven:
-            return np.broadcast_to(self.problem.target, (rows, self.problem.n)), self._runs(rng, rows)
-        return self.smooth + self._errors(rng, rows), None
+            return Targets(np.broadcast_to(self.problem.target, (rows, self.problem.n)), self._runs(rng, rows))
+        return Targets(self.smooth + self._errors(rng, rows))
 
     def _errors(self, rng: np.random.Generator, rows: int) -> Array:
         n, units = len(self.residuals), self.units
@@ -391,7 +236,7 @@ def _distinct(weights: Array, group: npt.NDArray[np.intp]) -> npt.NDArray[np.int
 def _intervals(samples: Array) -> dict[str, Interval]:
     if not len(samples):
         return {}
-    low, high = central(samples)
+    low, high = band(samples)
     return {name: (float(low[k]), float(high[k])) for k, name in enumerate(NAMES)}
 
 
@@ -420,192 +265,3 @@ def _warnings(law: Law, intervals: dict[str, Interval], N: Array, D: Array, loss
     if min(law.E, low) < 1e-3 * float(loss.min()):
         said.append("E cannot be told from zero: no run comes near the irreducible loss")
     return tuple(said)
-
-
-def _rows(weights: Array | None, rows: npt.NDArray[np.intp]) -> Array | None:
-    return None if weights is None else weights[rows]
-
-
-def _weighted(values: Array, weights: Array | None) -> Array:
-    return values if weights is None else values * weights
-
-
-class _Problem:
-    """The objective over θ = (log E, a, b, α, β), for K sets of the n runs' log losses at once.
-
-    With x = log N and y = log D, both centred, the terms are exp(log E), exp(a - α x), exp(b - β y); their sum is the
-    loss in units of its geometric mean. Centring keeps a and α (b and β) from being nearly collinear.
-    """
-
-    def __init__(self, N: Array, D: Array, loss: Array) -> None:
-        self.n = len(loss)
-        self.sizes, self.tokens = (np.unique(values, return_inverse=True)[1].ravel() for values in (N, D))
-        self.x0, self.y0 = np.log(N).mean(), np.log(D).mean()
-        self.x, self.y = np.log(N) - self.x0, np.log(D) - self.y0
-        self.unit = np.log(loss).mean()
-        self.target = np.log(loss) - self.unit
-        one = np.ones_like(self.x)
-        x, y = self.x, self.y
-        self.by_x, self.by_y = np.stack([one, x], 1), np.stack([one, y], 1)
-        self.by_xx, self.by_yy = np.stack([one, x, x * x], 1), np.stack([one, y, y * y], 1)
-        self.by_xy = np.stack([one, x, y, x * y], 1)
-        spread = LARGEST_EXPONENT * max(np.abs(x).max(), np.abs(y).max())
-        top = self.target.max()
-        self.low = np.array([top + _LOG_SMALLEST, *[top + _LOG_SMALLEST - spread] * 2, 0.0, 0.0])
-        self.high = np.array([top + 1.0, *[top + 1.0 + spread] * 2, LARGEST_EXPONENT, LARGEST_EXPONENT])
-
-    def natural(self, theta: Array) -> Array:
-        """θ (K, 5) as E, A, B, α, β."""
-        e, a, b, alpha, beta = theta.T
-        logs = [e + self.unit, a + alpha * self.x0 + self.unit, b + beta * self.y0 + self.unit]
-        return np.stack([*np.exp(logs), alpha, beta], axis=1)
-
-    def standardised(self, law: Law) -> Array:
-        """θ (5,) of a law, the inverse of `natural`, within the bounds."""
-        logs = np.log(np.maximum([law.E, law.A, law.B], np.finfo(float).tiny)) - self.unit
-        theta = [logs[0], logs[1] - law.alpha * self.x0, logs[2] - law.beta * self.y0, law.alpha, law.beta]
-        found: Array = np.clip(np.array(theta), self.low, self.high)
-        return found
-
-    def starts(self, grid: Sequence[float]) -> Array:
-        """One θ for each (α, β) of `grid`²: the coefficients by non-negative least squares on relative errors."""
-        inverse = np.exp(-self.target)
-        thetas = []
-        for alpha in grid:
-            for beta in grid:
-                terms = np.stack([np.ones(self.n), np.exp(-alpha * self.x), np.exp(-beta * self.y)], 1)
-                coefficients, _ = nnls(terms * inverse[:, None], np.ones(self.n))
-                # A term at zero has no gradient in its logarithm: it starts at a hundredth, free to vanish again.
-                thetas.append([*np.log(np.maximum(coefficients, 0.01)), alpha, beta])
-        return np.clip(np.array(thetas), self.low, self.high)
-
-    def lowest(self, near: Law | None = None) -> tuple[Array, float]:
-        """The minimum (5,) from all starts, and its objective; with `near`, from that law and fewer starts."""
-        starts = self.starts(_GRID if near is None else _COARSE)
-        if near is not None:
-            starts = np.concatenate([self.standardised(near)[None], starts])
-        targets = np.broadcast_to(self.target, (len(starts), self.n))
-        # Most starts lead to the same few valleys: a short way tells which are worth going down.
-        found, values = self._newton(starts, targets, None, iterations=_SHORT)
-        kept = np.argsort(values)[:_KEPT]
-        found, values = self.minimise(found[kept], targets[kept])
-        best = int(np.argmin(values))
-        return found[best], float(values[best])
-
-    def minimise(self, theta: Array, targets: Array, weights: Array | None = None) -> tuple[Array, Array]:
-        """Minima (K, 5) from starts `theta` (K, 5) for log losses `targets` (K, n), and their objectives (K,);
-        `weights` (K, n) say how often each run counts.
-
-        Worked through in chunks that fit the processor's cache. Newton's method is begun anew where it stopped until
-        that gains nothing: with a small δ the objective is nearly kinked, and at the bottom of a kink the damping grows
-        until steps vanish, though along the kink it goes on down.
-        """
-        theta, value = theta.copy(), np.full(len(theta), np.inf)
-        chunk = max(16, 60_000 // self.n)
-        for k in range(0, len(theta), chunk):
-            active = np.arange(k, min(k + chunk, len(theta)))
-            for _ in range(20):
-                theta[active], lower = self._newton(
-                    theta[active], targets[active], _rows(weights, active), iterations=60
-                )
-                gained = lower < value[active] * (1 - 1e-8)
-                value[active] = lower
-                active = active[gained]
-                if not len(active):
-                    break
-        return theta, value
-
-    def _newton(self, theta: Array, targets: Array, weights: Array | None, iterations: int) -> tuple[Array, Array]:
-        """Damped Newton steps on the exact Hessian, scaled by its majoriser's diagonal; downhill always."""
-        theta = theta.copy()
-        value = self._objective(theta, targets, weights)
-        damping, chosen = np.full(len(theta), 1.0), np.ones(len(theta))
-        active = np.arange(len(theta))
-        for _ in range(iterations):
-            here, aim, w = theta[active], targets[active], _rows(weights, active)
-            gradient, hessian, scale = self._derivatives(here, aim, w)
-            # A parameter at its bound that would leave it stays.
-            stuck = ((here <= self.low) & (gradient > 0)) | ((here >= self.high) & (gradient < 0))
-            gradient[stuck] = 0.0
-            hessian[stuck[:, :, None] | stuck[:, None, :]] = 0.0
-            root = 1 / np.sqrt(scale)
-            curvature, axes = np.linalg.eigh(hessian * root[:, :, None] * root[:, None, :])
-            # Absolute curvature: a direction of negative curvature is left downhill, not climbed.
-            curvature = np.abs(curvature)
-            slope = np.einsum("kij,ki->kj", axes, gradient * root)
-            # One decomposition serves several dampings; the next step's are around the best of them.
-            best = value[active]
-            for factor in _DAMPINGS:
-                step = np.einsum("kij,kj->ki", axes, slope / (curvature + factor * damping[active, None])) * root
-                there = np.clip(here - np.clip(step, -2.0, 2.0), self.low, self.high)
-                new = self._objective(there, aim, w)
-                better = new < best
-                best[better], theta[active[better]] = new[better], there[better]
-                chosen[active[better]] = factor
-            gain = value[active] - best
-            value[active] = best
-            damping[active] = np.maximum(damping[active] * np.where(gain > 0, chosen[active], 30.0), 1e-12)
-            done = np.where(gain > 0, gain <= 1e-12 * best, damping[active] > 1e4)
-            active = active[~done]
-            if not len(active):
-                break
-        return theta, value
-
-    def _terms(self, theta: Array) -> tuple[Array, Array, Array]:
-        """The three terms at every run: shapes (K, 1), (K, n), (K, n)."""
-        e, a, b, alpha, beta = (c[:, None] for c in theta.T)
-        return np.exp(e), np.exp(a - alpha * self.x), np.exp(b - beta * self.y)
-
-    def model(self, theta: Array) -> Array:
-        """Log losses of K θ at every run, shape (K, n), in the units of the targets."""
-        first, second, third = self._terms(theta)
-        log: Array = np.log(first + second + third)
-        return log
-
-    def _objective(self, theta: Array, targets: Array, weights: Array | None) -> Array:
-        distance = np.abs(self.model(theta) - targets)
-        # Huber is r²/2 within δ and δ |r| - δ²/2 beyond: with m = min(|r|, δ) both are m (|r| - m/2).
-        near = np.minimum(distance, DELTA)
-        each = near * (distance - near / 2)
-        value: Array = _weighted(each, weights).sum(axis=1)
-        return value
-
-    def _derivatives(self, theta: Array, targets: Array, weights: Array | None) -> tuple[Array, Array, Array]:
-        """Gradient (K, 5), exact Hessian (K, 5, 5), and the diagonal (K, 5) of Huber's quadratic majoriser.
-
-        With p the terms' shares of the loss and z = (e, a - α x, b - β y), ∂r/∂z = p and ∂²r/∂z² = diag(p) - p pᵀ; all
-        sums over runs are then products with fixed columns in x and y. The majoriser, which weighs a run by
-        min(1, δ/|r|), has a size for every parameter even where no run lies within δ.
-        """
-        first, second, third = self._terms(theta)
-        total = first + second + third
-        residual = np.log(total) - targets
-        p, q = second / total, third / total
-        o = 1 - p - q
-        pull = _weighted(np.clip(residual, -DELTA, DELTA), weights)
-        mix = _weighted((np.abs(residual) <= DELTA).astype(float), weights) - pull
-
-        gradient = np.empty((len(theta), 5))
-        gradient[:, 0] = (pull * o).sum(axis=1)
-        gradient[:, [1, 3]] = (pull * p) @ self.by_x * [1, -1]
-        gradient[:, [2, 4]] = (pull * q) @ self.by_y * [1, -1]
-
-        H = np.empty((len(theta), 5, 5))
-        mo, mp = mix * o, mix * p
-        H[:, 0, 0] = (mo * o + pull * o).sum(axis=1)
-        H[:, 0, [1, 3]] = (mo * p) @ self.by_x * [1, -1]
-        H[:, 0, [2, 4]] = (mo * q) @ self.by_y * [1, -1]
-        pp = (mp * p + pull * p) @ self.by_xx
-        H[:, 1, 1], H[:, 1, 3], H[:, 3, 3] = pp[:, 0], -pp[:, 1], pp[:, 2]
-        qq = (mix * q * q + pull * q) @ self.by_yy
-        H[:, 2, 2], H[:, 2, 4], H[:, 4, 4] = qq[:, 0], -qq[:, 1], qq[:, 2]
-        pq = (mp * q) @ self.by_xy
-        H[:, 1, 2], H[:, 2, 3], H[:, 1, 4], H[:, 3, 4] = pq[:, 0], -pq[:, 1], -pq[:, 2], pq[:, 3]
-        H[:, _UPPER[1], _UPPER[0]] = H[:, _UPPER[0], _UPPER[1]]
-
-        soft = _weighted(np.minimum(1.0, DELTA / np.maximum(np.abs(residual), 1e-300)), weights)
-        scale = np.empty((len(theta), 5))
-        scale[:, 0] = (soft * o * o).sum(axis=1)
-        scale[:, [1, 3]] = (soft * p * p) @ self.by_xx[:, [0, 2]]
-        scale[:, [2, 4]] = (soft * q * q) @ self.by_yy[:, [0, 2]]
-        return gradient, H, np.maximum(scale, 1e-12 * scale.max(axis=1, keepdims=True) + 1e-300)

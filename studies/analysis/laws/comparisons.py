@@ -22,14 +22,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-from studies.analysis.laws.chinchilla import LEVEL, Array
+from studies.analysis.laws.base import Array, Interval
+from studies.analysis.laws.statistics import LEVEL
 
 FEWEST_BLOCKS = 3
 """Blocks that a pair needs to be tested."""
 ALPHA = 0.05
 """Corrected p-values below it tell treatments apart."""
-
-Interval = tuple[float, float]
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):

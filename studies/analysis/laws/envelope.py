@@ -28,10 +28,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from studies.analysis.laws.chinchilla import NAMES, UnidentifiedError, positive
+from studies.analysis.laws.base import Array, Rows, UnidentifiedError, positive
 from studies.analysis.laws.chinchilla import fit as fit_law
+from studies.analysis.laws.chinchilla_law import NAMES
 from studies.analysis.laws.isoflop import FEWEST_SIZES, PowerLaw, power_law, together, with_samples
-from studies.analysis.laws.resampling import Array, By, Rows, Units, configurations, units
+from studies.analysis.laws.resampling import By, Units, configurations, units
 
 TOLERANCE = 0.02
 """Sizes are one where they differ by no more in log N."""

@@ -12,9 +12,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from studies.analysis.laws.chinchilla import Fit, Law, UnidentifiedError, fit, positive
+from studies.analysis.laws.base import Array, Rows, UnidentifiedError, positive
+from studies.analysis.laws.chinchilla import Fit, fit
+from studies.analysis.laws.chinchilla_law import Law
 from studies.analysis.laws.isoflop import TOLERANCE, together
-from studies.analysis.laws.resampling import Array, By, Rows, configurations
+from studies.analysis.laws.resampling import By, configurations
 
 FOLDS = 10
 SHARE = 0.1

@@ -20,7 +20,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from studies.analysis.laws.chinchilla import LEVEL, Array, UnidentifiedError
+from studies.analysis.laws.base import Array, Interval, UnidentifiedError
+from studies.analysis.laws.statistics import central
 
 FEWEST = 3
 """Batches from which on there is something to judge two parameters by."""
@@ -28,7 +29,6 @@ REACH = 1e4
 """B_crit is sought up to so many times beyond the batches seen: there S is at its limit, to a ten-thousandth."""
 NAMES = ("critical", "steps_min", "examples_min")
 
-Interval = tuple[float, float]
 _SPACING = 0.1
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _NARROWINGS = 40
@@ -103,21 +103,6 @@ def fit(batch: npt.ArrayLike, steps: npt.ArrayLike, bootstrap: int = 1000, seed:
         batches=len(distinct),
         warnings=_warnings(distinct, critical, intervals.get("critical")),
     )
-
-
-def central(samples: Array, level: float = LEVEL) -> Interval | None:
-    """The central interval of `samples` (K,), which may be infinite; None where there are none.
-
-    A NaN is a sample of which nothing is known. It counts as lying below the interval and above it, so that each of
-    them widens it: with more than 1 - `level` of them in all it is without bounds.
-    """
-    if not len(samples):
-        return None
-    unknown = np.isnan(samples)
-    # Infinite samples cannot be interpolated between.
-    low = np.quantile(np.where(unknown, -np.inf, samples), (1 - level) / 2, method="nearest")
-    high = np.quantile(np.where(unknown, np.inf, samples), (1 + level) / 2, method="nearest")
-    return float(low), float(high)
 
 
 def _resamples(smooth: Array, residuals: Array, bootstrap: int, seed: int) -> Array:

@@ -30,10 +30,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from studies.analysis.laws.chinchilla import Interval, Law, UnidentifiedError, positive
+from studies.analysis.laws.base import Array, Interval, UnidentifiedError, positive
 from studies.analysis.laws.chinchilla import fit as fit_law
-from studies.analysis.laws.hyperbola import central
-from studies.analysis.laws.resampling import Array, By, Units, units
+from studies.analysis.laws.chinchilla_law import Law
+from studies.analysis.laws.resampling import By, Units, units
+from studies.analysis.laws.statistics import central
 
 FEWEST_SIZES = 3
 """As many as a parabola has parameters."""

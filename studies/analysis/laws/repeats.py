@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from studies.analysis.laws import power_sums
-from studies.analysis.laws.chinchilla import Array, UnidentifiedError
-from studies.analysis.laws.power_sums import Columns, Derived, Fitted, Numbers, Parameter, PowerSum, Term, Values
+from studies.analysis.laws.base import Array, UnidentifiedError
+from studies.analysis.laws.power_sum_form import Columns, Derived, Numbers, Parameter, PowerSum, Term, Values
+from studies.analysis.laws.power_sums import Fitted
 
 MOST_EPOCHS = 4.0
 """Up to here repeated tokens are nearly as good as new ones (section 5 of the paper)."""

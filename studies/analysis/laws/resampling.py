@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from studies.analysis.laws.base import Array, Rows
+
 By = Literal["run", "seed"]
-Rows = npt.NDArray[np.intp]
 
 _TELLING = 12
 """Units from which on they tell whether their noise changes."""
@@ -70,6 +70,15 @@ def configurations(N: Array, D: Array, groups: npt.ArrayLike | None = None) -> R
     if len(labels) != len(N):
         raise ValueError("groups must have one label for each run")
     return np.unique(labels, return_inverse=True)[1].ravel()
+
+
+def without_smallest(residuals: Array, parameters: int) -> Array:
+    """The `residuals` (n,) that a run's noise is drawn from: all but as many of the smallest as the law has parameters.
+
+    A fit this near to least absolute errors passes through about as many runs. Their residuals of none would make runs
+    seem more concentrated than they are; and without them the others' mean square is that over n - p.
+    """
+    return residuals[np.argsort(np.abs(residuals), kind="stable")[parameters:]]
 
 
 def is_uneven(size: Array, *against: Array) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.plan import Noise
-from studies.analysis.laws.chinchilla import Array
+from studies.analysis.laws.base import Array
 
 
 def masked_at(noise: Noise, t: npt.ArrayLike) -> Array:

@@ -30,8 +30,10 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 
 from studies.analysis.laws import power_sums
-from studies.analysis.laws.chinchilla import Array, UnidentifiedError
-from studies.analysis.laws.power_sums import Fitted, Interval, PowerSum, Term, interval
+from studies.analysis.laws.base import Array, Interval, UnidentifiedError
+from studies.analysis.laws.power_sum_form import PowerSum, Term
+from studies.analysis.laws.power_sums import Fitted
+from studies.analysis.laws.statistics import interval
 
 FORM = PowerSum(
     terms=(Term("A", (("N", "alpha"),)), Term("B", (("S", "beta"),)), Term("C", (("batch", "gamma"),))),

@@ -15,7 +15,7 @@ from compiler.plan import RunPlan
 from compiler.records import MIX
 from studies.analysis.fits import Count
 from studies.analysis.laws import three_term
-from studies.analysis.laws.chinchilla import Interval, UnidentifiedError
+from studies.analysis.laws.base import Interval, UnidentifiedError
 from studies.analysis.laws.three_term import ThreeTerm
 from studies.analysis.outcomes import outcomes
 from studies.analysis.results import Study

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from studies.analysis.laws.chinchilla import Array
-from studies.analysis.laws.hyperbola import Interval, central
+from studies.analysis.laws.base import Array, Interval
+from studies.analysis.laws.statistics import central
 from studies.analysis.questions.invariance import LossTable, effects
 
 TOLERANCE = 0.01

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from compiler.plan import RunPlan
-from studies.analysis.laws.chinchilla import Array
+from studies.analysis.laws.base import Array
 from studies.analysis.results import Study
 from studies.analysis.settings import TRANSFERRED, Setting, fixed_settings, label, shape_of, shape_rules
 

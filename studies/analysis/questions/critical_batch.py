@@ -15,7 +15,7 @@ import numpy as np
 
 from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.laws.chinchilla import UnidentifiedError
+from studies.analysis.laws.base import UnidentifiedError
 from studies.analysis.laws.hyperbola import Hyperbola, fit
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.questions.breaking import NOISE, TOLERANCE, Break, breaking_point

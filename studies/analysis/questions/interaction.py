@@ -14,9 +14,10 @@ import numpy as np
 
 from compiler.plan import RunPlan
 from studies.analysis.fits import Count
-from studies.analysis.laws.chinchilla import UnidentifiedError
-from studies.analysis.laws.joint import Comparison, Interaction, compare, fit_interaction
-from studies.analysis.laws.simplex import FEWEST
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.interaction import Interaction, fit_interaction
+from studies.analysis.laws.joint_comparison import Comparison, compare
+from studies.analysis.laws.simplex_regression import FEWEST
 from studies.analysis.outcomes import outcomes
 from studies.analysis.results import Study
 from studies.analysis.settings import Setting, fixed_settings, in_words, label, shape_of

@@ -17,8 +17,8 @@ from scipy.special import ndtr
 
 from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.laws.chinchilla import Array
-from studies.analysis.laws.hyperbola import central
+from studies.analysis.laws.base import Array
+from studies.analysis.laws.statistics import central
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.results import Study
 from studies.analysis.settings import BatchGroup, batch_groups

@@ -13,16 +13,16 @@ import numpy as np
 import polars as pl
 
 from compiler.plan import RunPlan
-from studies.analysis.laws.chinchilla import UnidentifiedError
-from studies.analysis.laws.simplex import FEWEST, Best, Mix, best_mix
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.mixes import Mix
+from studies.analysis.laws.repeats import MOST_EPOCHS
+from studies.analysis.laws.simplex import Best, best_mix
+from studies.analysis.laws.simplex_regression import FEWEST
 from studies.analysis.noise import seed_noise
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.questions.base import base_modalities
 from studies.analysis.results import Study
 from studies.analysis.settings import Setting, Shape, fixed_settings, label, shape_of
-
-EPOCHS = 4.0
-"""Passes over a source beyond which tokens count for less (arXiv 2305.16264)."""
 
 
 class Mixing(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,11 +170,11 @@ def _best(
 def _repeats(runs: Sequence[RunPlan]) -> list[str]:
     """Where sources are repeated so often that tokens are worth less than new ones (arXiv 2305.16264)."""
     often = {run.id: max(run.epochs.values(), default=0.0) for run in runs}
-    count = sum(epochs > EPOCHS for epochs in often.values())
+    count = sum(epochs > MOST_EPOCHS for epochs in often.values())
     if not count:
         return []
     return [
-        f"{count} of {len(runs)} runs see a source more than {EPOCHS:g} times (up to {max(often.values()):.3g}): "
+        f"{count} of {len(runs)} runs see a source more than {MOST_EPOCHS:g} times (up to {max(often.values()):.3g}): "
         "repeated tokens are worth less than new ones, and the best mix is that of this much data"
     ]
 

@@ -10,8 +10,8 @@ import polars as pl
 
 from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.laws.chinchilla import Array
-from studies.analysis.laws.hyperbola import Interval, central
+from studies.analysis.laws.base import Array, Interval
+from studies.analysis.laws.statistics import central
 from studies.analysis.results import Study
 
 

@@ -15,7 +15,8 @@ import polars as pl
 
 from compiler.plan import Noise, RunPlan
 from compiler.records import MIX
-from studies.analysis.laws.comparisons import Comparison, Interval, compare, mean_interval
+from studies.analysis.laws.base import Interval
+from studies.analysis.laws.comparisons import Comparison, compare, mean_interval
 from studies.analysis.laws.schedules import masked_at, schedule_name
 from studies.analysis.noise import seed_noise
 from studies.analysis.outcomes import Outcomes, outcomes

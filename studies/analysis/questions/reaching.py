@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 
 from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.laws.chinchilla import Array
+from studies.analysis.laws.base import Array
 from studies.analysis.outcomes import Outcomes
 from studies.analysis.results import Study
 

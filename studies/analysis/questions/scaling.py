@@ -18,7 +18,8 @@ import polars as pl
 from studies.analysis.fits import COLUMN, Count, Fits, fit_results, fitted_rows
 from studies.analysis.how import How
 from studies.analysis.laws import envelope, isoflop, repeats
-from studies.analysis.laws.chinchilla import Fit, UnidentifiedError
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.chinchilla import Fit
 from studies.analysis.laws.envelope import Envelope
 from studies.analysis.laws.held_out import Extrapolated, Predicted, cross_validate, extrapolate
 from studies.analysis.laws.isoflop import IsoFlop, PowerLaw

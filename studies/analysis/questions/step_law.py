@@ -15,8 +15,9 @@ from compiler.plan import RunPlan
 from compiler.records import MIX
 from studies.analysis.fits import Count
 from studies.analysis.laws import optima
-from studies.analysis.laws.chinchilla import UnidentifiedError
-from studies.analysis.laws.optima import Optimum, OptimumLaw, StepLaw
+from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.optima import OptimumLaw, StepLaw
+from studies.analysis.laws.optimum_surface import Optimum
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.questions.learning_rate import PATH
 from studies.analysis.results import Study

@@ -6,8 +6,9 @@ from functools import partial
 
 from specs.quantities import format_quantity
 from studies.analysis.questions.batch_law import BatchLaw, batch_law
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import Found, estimate, joined, stacked
+from studies.analysis.views.words import Found, estimate, stacked
 
 TEXT = (
     "One law for all horizons, L = E + A/N<sup>α</sup> + B/S<sup>β</sup> + C/b<sup>γ</sup>, in S logical steps of b "
@@ -47,7 +48,7 @@ def batch_law_table(found: BatchLaw) -> Found:
         )
     if found.failed:
         said.append(f"{found.failed} runs diverged and take no part.")
-    title = joined("Best batch by the law of steps and batch, sequences", found.setting)
+    title = in_words("Best batch by the law of steps and batch, sequences", found.setting)
     return Found(title, ("tokens", "best", "critical", "lowest of those run"), rows, tuple(said), found.warnings)
 
 

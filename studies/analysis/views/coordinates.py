@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from studies.analysis.questions.coordinates import FIRST, FLAT, Sweep, coordinate_check
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Verdict, joined, signed
+from studies.analysis.views.words import NONE, Cell, Found, Verdict, signed
 
 TEXT = (
     f"Root mean square of activations at up to {FIRST} of the first logged steps, while width or depth grows and "
@@ -50,7 +51,7 @@ def _warned(sweep: Sweep) -> tuple[str, ...]:
 def sweep_title(sweep: Sweep) -> str:
     """Such as: Over width at depth 2, with CompleteP."""
     other = "depth" if sweep.along == "width" else "width"
-    return joined(f"Over {sweep.along} at {other} {sweep.other}", sweep.rule, sweep.setting)
+    return in_words(f"Over {sweep.along} at {other} {sweep.other}", sweep.rule, sweep.setting)
 
 
 def _slope(value: float | None, error: float | None = None) -> str:

@@ -10,8 +10,9 @@ from studies.analysis.laws.hyperbola import Hyperbola
 from studies.analysis.questions.breaking import NOISE, TOLERANCE, Break
 from studies.analysis.questions.critical_batch import CriticalBatch, Target, critical_batches
 from studies.analysis.questions.reaching import Source
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Verdict, estimate, joined, nats, stacked
+from studies.analysis.views.words import NONE, Cell, Found, Verdict, estimate, nats, stacked
 
 TEXT = (
     "How large a physical batch is of use, told in three ways. To reach one loss takes S steps and E = B · S "
@@ -67,7 +68,7 @@ def critical_title(found: CriticalBatch) -> str:
     else:
         arm = f"With the SDE reparameterization, logical batch {found.logical:.4g}"
     tokens = "/".join(format_quantity(tokens) for tokens in found.tokens)
-    return joined(arm, f"{tokens} tokens", f"{found.width} × {found.depth}", found.setting)
+    return in_words(arm, f"{tokens} tokens", f"{found.width} × {found.depth}", found.setting)
 
 
 def _target_row(target: Target, sequence_tokens: float) -> tuple[Cell, ...]:

@@ -6,8 +6,9 @@ from functools import partial
 
 from specs.quantities import format_quantity
 from studies.analysis.questions.gamma import HELD_OUT_FROM, Gamma, batch_exponent
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Found, estimate, joined, nats, stacked
+from studies.analysis.views.words import NONE, Found, estimate, nats, stacked
 
 TEXT = (
     "The best logical batch of each token horizon, by a parabola in log batch near the lowest loss, and its "
@@ -39,7 +40,7 @@ def gamma_table(found: Gamma) -> Found:
 
 def gamma_title(found: Gamma) -> str:
     """Such as: γ = 0.41 (0.32 to 0.50), 64 × 2."""
-    return joined(
+    return in_words(
         f"γ = {estimate(found.gamma, found.interval, '{:.2f}')}" if found.gamma is not None else "γ not fitted",
         f"{found.width} × {found.depth}",
         found.setting,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from specs.quantities import format_quantity
-from studies.analysis.laws.joint import Comparison, Interaction
+from studies.analysis.laws.interaction import Interaction
+from studies.analysis.laws.joint_comparison import Comparison
 from studies.analysis.questions.interaction import JointLaws, joint_laws
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, estimate, joined, stacked
+from studies.analysis.views.words import NONE, Cell, Found, estimate, stacked
 
 TEXT = (
     "Two laws of each modality’s loss. Additive: only its own tokens count, L = E + A/N<sup>α</sup> + "
@@ -29,7 +31,7 @@ def comparison_table(found: JointLaws) -> Found:
         for said in dict.fromkeys((*one.warnings, *one.additive.warnings, *one.transfer.warnings))
     ]
     said = ["Additive, transfer: root mean square held-out error of log loss."] if rows else []
-    title = joined("What tokens are worth to other modalities", found.setting)
+    title = in_words("What tokens are worth to other modalities", found.setting)
     return Found(title, header, tuple(rows), tuple(said), (*found.warnings, *warned))
 
 

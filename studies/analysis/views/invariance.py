@@ -8,8 +8,9 @@ from functools import partial
 from specs.quantities import format_quantity
 from studies.analysis.questions.invariance import AIM, NOISE, Invariance, Losses, batch_invariance
 from studies.analysis.results import modality_title
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Verdict, joined, nats, stacked
+from studies.analysis.views.words import NONE, Cell, Found, Verdict, nats, stacked
 
 TEXT = (
     "Final held-out nelbo over the physical batch at one logical batch and the same tokens: with the SDE "
@@ -59,7 +60,9 @@ def invariance_table(found: Invariance) -> Found:
 def invariance_title(found: Invariance) -> str:
     """Such as: Logical batch 16, 5M tokens, 64 × 2."""
     shape = f"{found.width} × {found.depth}"
-    return joined(f"Logical batch {found.logical:.4g}", f"{format_quantity(found.tokens)} tokens", shape, found.setting)
+    return in_words(
+        f"Logical batch {found.logical:.4g}", f"{format_quantity(found.tokens)} tokens", shape, found.setting
+    )
 
 
 def _breaks(losses: Losses) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from specs.quantities import format_quantity
 from studies.analysis.fits import COUNTED, Fits
-from studies.analysis.laws.chinchilla import NAMES, Fit
+from studies.analysis.laws.chinchilla import Fit
+from studies.analysis.laws.chinchilla_law import NAMES
 from studies.analysis.results import modality_title
 from studies.analysis.views.words import Found
 

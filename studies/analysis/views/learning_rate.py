@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from studies.analysis.questions.learning_rate import Curve, Transfer, learning_rate_transfer
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Verdict, joined, nats, number, signed
+from studies.analysis.views.words import NONE, Cell, Found, Verdict, nats, number, signed
 
 TEXT = (
     "Final held-out nelbo of the mix over the learning rate of the study's file, a mean over seeds for each shape. "
@@ -28,7 +29,7 @@ def learning_rate_table(transfer: Transfer) -> Found:
 
 def transfer_title(transfer: Transfer) -> str:
     """Such as: Learning rates, with CompleteP."""
-    return joined("Learning rates", transfer.rule, transfer.setting)
+    return in_words("Learning rates", transfer.rule, transfer.setting)
 
 
 def _curve_row(curve: Curve) -> tuple[Cell, ...]:

@@ -6,10 +6,13 @@ import math
 from functools import partial
 
 from specs.quantities import format_quantity
-from studies.analysis.laws.simplex import Candidate, Interval, Place, Regression
+from studies.analysis.laws.base import Interval
+from studies.analysis.laws.simplex_profiles import Place
+from studies.analysis.laws.simplex_regression import Candidate, Regression
 from studies.analysis.questions.mixing import Mixing, mixing
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Verdict, estimate, joined, nats, stacked
+from studies.analysis.views.words import NONE, Cell, Found, Verdict, estimate, nats, stacked
 
 TEXT = (
     "Each modality's final held-out nelbo by regression over the simplex of mixes, and the mix with the least weighted "
@@ -74,12 +77,12 @@ def mixing_title(found: Mixing) -> str:
     if best is not None:
         shares = ", ".join(f"{100 * share:.0f} % {m}" for m, share in zip(found.modalities, best.mix, strict=True))
         mix = f"Best mix {shares}"
-    return joined(mix, f"{format_quantity(found.tokens)} tokens", f"{found.width} × {found.depth}", found.setting)
+    return in_words(mix, f"{format_quantity(found.tokens)} tokens", f"{found.width} × {found.depth}", found.setting)
 
 
 def form_words(candidate: Candidate) -> str:
     """A form with its numbers, such as: own power\\np = 0.5, e = 0.03."""
-    numbers = joined(
+    numbers = in_words(
         f"p = {candidate.power:g}" if candidate.power else "", f"e = {candidate.shift:g}" if candidate.shift else ""
     )
     return candidate.form + (f"\n{numbers}" if numbers else "")
@@ -121,7 +124,7 @@ def _said(found: Mixing) -> list[str]:
         if best.edge_share is not None:
             share = 100 * best.edge_share
             said.append(f"In {share:.0f} % of resamples the best mix lies on the edge of those that were searched.")
-    counts = joined(
+    counts = in_words(
         f"runs that diverged: {found.failed}" if found.failed else "",
         f"runs that have not ended: {found.missing}" if found.missing else "",
     )

@@ -6,7 +6,7 @@ import math
 
 from specs.quantities import format_quantity
 from studies.analysis.fits import COUNTED
-from studies.analysis.laws.chinchilla import Interval
+from studies.analysis.laws.base import Interval
 from studies.analysis.next_study import DesignStudy, Next
 from studies.analysis.prescription import Tested
 from studies.analysis.views.words import NONE, Found, estimate, number, signed

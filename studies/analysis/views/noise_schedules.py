@@ -9,8 +9,9 @@ from specs.quantities import format_quantity
 from studies.analysis.laws.comparisons import ALPHA, FEWEST_BLOCKS, Pair
 from studies.analysis.questions.noise_schedules import NoiseSchedules, Schedules, noise_schedules
 from studies.analysis.results import modality_title
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Verdict, estimate, joined, nats, signed, stacked
+from studies.analysis.views.words import NONE, Cell, Found, Verdict, estimate, nats, signed, stacked
 
 TEXT = (
     "Final held-out nelbo by noise schedule, for each modality; the evaluation is the same whatever the schedule. "
@@ -72,7 +73,7 @@ def bands_table(found: NoiseSchedules) -> Found:
 
 def noise_title(found: NoiseSchedules) -> str:
     """Such as: 400K tokens, 40 × 2."""
-    return joined(f"{format_quantity(found.tokens)} tokens", f"{found.width} × {found.depth}", found.setting)
+    return in_words(f"{format_quantity(found.tokens)} tokens", f"{found.width} × {found.depth}", found.setting)
 
 
 def _difference(pair: Pair) -> str:
@@ -121,7 +122,7 @@ def _warned(found: Schedules) -> list[str]:
         warned.append(f"significance cannot be told: no two schedules have {FEWEST_BLOCKS} seeds in common")
     elif any(pair.corrected is None for pair in comparison.pairs):
         few = {found.names[k] for k, count in enumerate(comparison.counts) if count < FEWEST_BLOCKS}
-        warned.append(joined("some pairs have too few seeds in common to be tested", ", ".join(sorted(few))))
+        warned.append(in_words("some pairs have too few seeds in common to be tested", ", ".join(sorted(few))))
     if any(found.failed):
         lost = [f"{name} ({count})" for name, count in zip(found.names, found.failed, strict=True) if count]
         warned.append(f"runs that diverged take no part in means and tests: {', '.join(lost)}")

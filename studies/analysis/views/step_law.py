@@ -7,8 +7,9 @@ from functools import partial
 from specs.quantities import format_quantity
 from studies.analysis.laws.optima import OptimumLaw
 from studies.analysis.questions.step_law import Optima, step_law
+from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, estimate, joined, nats, stacked
+from studies.analysis.views.words import NONE, Cell, Found, estimate, nats, stacked
 
 TEXT = (
     "The learning rate (of the study’s file, before any transfer) and logical batch of the lowest loss at each size "
@@ -37,7 +38,7 @@ def optima_table(found: Optima) -> Found:
         said.append(f"Learning rate: {_law(found.law.lr)}")
         if found.law.batch is not None:
             said.append(f"Batch: {_law(found.law.batch)}")
-    title = joined("Best learning rate by size and tokens", found.setting)
+    title = in_words("Best learning rate by size and tokens", found.setting)
     header = ("parameters", "tokens", "best lr", "best batch", "nelbo there", "runs")
     return Found(title, header, tuple(rows), tuple(said), found.warnings)
 

@@ -34,11 +34,6 @@ class Found:
     warned: tuple[str, ...] = ()
 
 
-def joined(*parts: str) -> str:
-    """The parts that are not empty, with commas between them."""
-    return ", ".join(part for part in parts if part)
-
-
 def signed(value: float, form: str) -> str:
     """A number with its sign, which zero has not."""
     shown = f"{value:+{form}}".replace("-", "−")
