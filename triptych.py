@@ -495,7 +495,7 @@ def next_study(
     out: Annotated[Path | None, typer.Option(help="The study file to write.")] = None,
     runs: Annotated[int, typer.Option(min=0, help="Most runs of the study that narrows the law; 0 for none.")] = 12,
     design_budget: Annotated[str | None, typer.Option(metavar="FLOPS", help="What those may cost in all.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over files that are there.")] = False,
     params: Params = "non_embedding",
     bootstrap: Bootstrap = 1000,
     value: Value = None,
@@ -504,10 +504,8 @@ def next_study(
     """The best use of a budget by a study's laws, as a study ready to plan; and the runs that would narrow them."""
     from studies.analysis.next_cli import run_next
 
-    with mistakes(as_json):
-        how = _how(params, bootstrap, value=value)
-        code = run_next(folder, budget, how, out, runs, design_budget, force, as_json)
-    raise typer.Exit(code)
+    given = {"bootstrap": bootstrap, "count": params, "overwrite": overwrite, "as_json": as_json}
+    raise typer.Exit(run_next(folder, budget, value or [], out, runs, design_budget, **given))
 
 
 @data_app.command("build")

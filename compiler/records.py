@@ -2,8 +2,8 @@
 
 DIR/store/ID/        one folder per run, wherever it is named: run.json, status.json, metrics.jsonl, eval.jsonl,
                      checkpoint/step-N/, log.txt; lease-N (who owns it), job.json (which job was to train it), cancel
-DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, export/, runs/ID -> ../../store/ID, slurm/ (its
-                     jobs), .digests.json (sums over long runs' rows; may be deleted)
+DIR/STUDY/           study.yaml, plan.json, results.parquet, report.html, export/, runs/ID -> ../../store/ID, slurm/
+                     (its jobs), .digests.json (sums over long runs' rows; may be deleted)
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
 def served(folder: Path) -> Iterator[str]:
     addresses: queue.Queue[str] = queue.Queue()
     stop = threading.Event()
-    options = {"bootstrap": 20, "every": 0.1, "on_ready": addresses.put, "stop": stop}
+    options = {"how": How(bootstrap=20), "every": 0.1, "on_ready": addresses.put, "stop": stop}
     thread = threading.Thread(target=serve, args=[folder], kwargs=options)
     thread.start()
     try:

@@ -113,7 +113,7 @@ def _fit_file(file: Path, columns: Columns, how: How, approaches: bool, as_json:
     if as_json:
         _print_json(fitted.summary() | ({"scaling": found.plain()} if found else {}))
     else:
-        _print_found(law_table(Fits(count=None, fits={file.stem: fitted}, missing={})))
+        print_found(law_table(Fits(count=None, fits={file.stem: fitted}, missing={})))
         if found:
             _print_all(SCALING.show(found).tables)
     return WELL
@@ -146,7 +146,7 @@ def _fit_study(folder: Path, how: How, as_json: bool) -> int:
         _print_json({"study": study.plan.study, **_laws(fits, how), **summary(found)})
     else:
         if fits.fits or not found:
-            _print_found(law_table(fits, f"{study.plan.study}: L(N, D) = E + A/N^α + B/D^β"))
+            print_found(law_table(fits, f"{study.plan.study}: L(N, D) = E + A/N^α + B/D^β"))
         _print_all(table for answer in found for block in answer.blocks() for table in block.tables)
     return WELL if fits.fits or found else FAILED
 
@@ -157,7 +157,7 @@ def _fit_studies(folders: Sequence[Path], how: How, as_json: bool) -> int:
     if as_json:
         _print_json({"studies": list(studies.by_name), **_laws(found.fits, how), "scaling": [found.plain()]})
     else:
-        _print_found(law_table(found.fits, f"{', '.join(studies.by_name)}: L(N, D) = E + A/N^α + B/D^β"))
+        print_found(law_table(found.fits, f"{', '.join(studies.by_name)}: L(N, D) = E + A/N^α + B/D^β"))
         _print_all(SCALING.show(found).tables)
     return WELL if found.fits.fits else FAILED
 
@@ -176,10 +176,11 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def _print_all(tables: Iterable[Found]) -> None:
     for found in tables:
-        _print_found(found)
+        print_found(found)
 
 
-def _print_found(found: Found) -> None:
+def print_found(found: Found) -> None:
+    """Print one table, and what is to be said of it."""
     console = Console(highlight=False, markup=False)
     # Narrow enough for 80 columns.
     made = Table(title=found.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))

@@ -26,7 +26,7 @@ class How:
 
 def values_of(given: Iterable[str]) -> dict[str, float]:
     """Values by modality, of words such as `text=2`. Raises `SpecError` for what is no such word."""
-    values = {}
+    values: dict[str, float] = {}
     for one in given:
         name, equals, text = one.rpartition("=")
         try:
@@ -36,5 +36,8 @@ def values_of(given: Iterable[str]) -> dict[str, float]:
         if not equals or not name or not 0 <= value < math.inf:
             what = f"{one!r} does not say what a nat of a modality counts for"
             raise SpecError([Problem("command line", 1, "--value", what, "write it as text=2, with no less than 0")])
+        if name in values:
+            what = f"{name!r} is given twice"
+            raise SpecError([Problem("command line", 1, "--value", what, "give each modality once")])
         values[name] = value
     return values

@@ -11,8 +11,9 @@ import msgspec
 
 from specs.errors import Problem, SpecError
 from specs.quantities import parse_quantity
-from studies.analysis.cli import FAILED, USER, WELL, _print_found
+from studies.analysis.cli import FAILED, USER, WELL, print_found
 from studies.analysis.fits import Count
+from studies.analysis.how import values_of
 from studies.analysis.next_study import advise
 from studies.analysis.prescription import BudgetError, UnreadyError, ValuesError
 from studies.analysis.results import read_study
@@ -40,7 +41,7 @@ def run_next(
     determine a law, 2 for bad input.
     """
     try:
-        worth = _values(values)
+        worth = values_of(values)
         flops = _flops(budget, "--budget")
         allowed = None if design_flops is None else _flops(design_flops, "--design-budget")
         if runs < 0:
@@ -72,7 +73,7 @@ def run_next(
         print(msgspec.json.encode(found).decode())
     else:
         for table in next_tables(found):
-            _print_found(table)
+            print_found(table)
     return WELL
 
 
@@ -96,19 +97,3 @@ def _flops(given: str | float, option: str) -> float:
     if flops <= 0:
         raise _mistake(option, f"{given!r} is no budget", "give FLOPs above zero, such as 1e21")
     return flops
-
-
-def _values(given: Sequence[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for each in given:
-        name, equals, number = each.partition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            equals = ""
-        if not (name and equals):
-            raise _mistake("--value", f"'{each}' is no value of a modality", "write such as text=1")
-        if name in found:
-            raise _mistake("--value", f"'{name}' is given twice", "give each modality once")
-        found[name] = value
-    return found

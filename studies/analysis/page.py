@@ -7,7 +7,7 @@ written as `\\u003c`, so that no value can close its script element.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from studies.analysis.themes import WIDTH, printed, theme
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """The version that Altair writes for."""
 
+MOST_SAID = 6
+"""Lines of a note that are shown; more are folded away."""
 _ASSETS = Path(__file__).parent / "assets"
 # Vega makes functions from a chart's expressions, hence unsafe-eval; `connect-src` is for a page that is served.
 _POLICY = (
@@ -80,15 +82,15 @@ def card(title: str, content: str) -> str:
     return f'<div class="card">{heading}{content}</div>'
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int | None = None) -> str:
-    """A table of HTML cells under text headings; the last `numbers` columns (default: all but the first) are numbers.
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] | None = None) -> str:
+    """A table of HTML cells under text headings; the columns `numbers` (default: all but the first) hold numbers.
 
     A cell that starts with "+" or a minus sign is coloured: minus good, plus bad (losses against a baseline).
     """
-    first = len(header) - (len(header) - 1 if numbers is None else numbers)
+    numbered = range(1, len(header)) if numbers is None else numbers
 
     def cell(tag: str, k: int, content: str) -> str:
-        kinds = ["number"] if k >= first else []
+        kinds = ["number"] if k in numbered else []
         if tag == "td" and content.startswith(("+", "−")):
             kinds.append("bad" if content.startswith("+") else "good")
         return f'<{tag} class="{" ".join(kinds)}">{content}</{tag}>' if kinds else f"<{tag}>{content}</{tag}>"
@@ -98,10 +100,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int | N
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def note(title: str, items: Iterable[str]) -> str:
-    """A block that draws the eye: text `title`, and a list of text items."""
+def note(title: str, items: Sequence[str]) -> str:
+    """A block that draws the eye: text `title`, and a list of text items, folded beyond the first few."""
+    most = len(items) if len(items) <= MOST_SAID + 1 else MOST_SAID
+    folded = f"<details><summary>{len(items) - most} more</summary>{_list(items[most:])}</details>"
+    rest = folded if len(items) > most else ""
+    return f'<div class="note"><b>{escape(title)}</b>{_list(items[:most])}{rest}</div>'
+
+
+def _list(items: Sequence[str]) -> str:
     listed = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return f'<div class="note"><b>{escape(title)}</b>{f"<ul>{listed}</ul>" if listed else ""}</div>'
+    return f"<ul>{listed}</ul>" if listed else ""
 
 
 def page(title: str, body: str, sections: Sequence[tuple[str, str]] = (), live: str = "") -> str:

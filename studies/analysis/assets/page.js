@@ -92,13 +92,17 @@ async function draw(place, kept) {
   if (picked && hasSignal(chart.view, "picked")) chart.view.signal("picked", picked);
   await chart.view.runAsync();
   place.dataset.drawn = "";
+  place.dataset.ground = dark.matches ? "dark" : "light";
 }
 const near = new IntersectionObserver(entries => {
   for (const {isIntersecting, target} of entries) if (isIntersecting) { near.unobserve(target); draw(target); }
 }, {rootMargin: "600px"});
 const redraw = () => Promise.all([...drawn.keys()].map(place => draw(place)));
 for (const query of [dark, narrow]) query.addEventListener("change", redraw);
-addEventListener("beforeprint", () => all(".chart").filter(p => !drawn.has(p)).forEach(p => draw(p)));
+addEventListener("beforeprint", () => {
+  all(".note details").forEach(part => { part.open = true; });
+  all(".chart").filter(p => !drawn.has(p)).forEach(p => draw(p));
+});
 window.drawAll = () => Promise.all(all(".chart").filter(p => !drawn.has(p)).map(p => draw(p)));
 
 // ---- runs that are picked: one set for all charts, the list and the bar
@@ -358,9 +362,14 @@ function start(kept = new Map()) {
   showBar();
   fillRuns();
 }
+// A folded part is known by its section and its place there.
+function named(part) {
+  const section = part.closest("section");
+  return `${section?.id} ${all("details", section || document).indexOf(part)}`;
+}
 function takeIn(html) {
   const fresh = new DOMParser().parseFromString(html, "text/html"), main = one("main"), next = one("main", fresh);
-  const open = all("details[open]", main).map(part => part.id).filter(Boolean);
+  const open = all("details[open]", main).map(named);
   const top = all("main > section").find(part => part.getBoundingClientRect().bottom > 60);
   const offset = top?.getBoundingClientRect().top, focus = document.activeElement?.id;
   const find = one("#find")?.value || "";
@@ -382,7 +391,7 @@ function takeIn(html) {
   one("nav.sections").replaceWith(one("nav.sections", fresh));
   main.replaceWith(next);
   for (const place of drawn.keys()) if (!place.isConnected) { drawn.get(place).finalize(); drawn.delete(place); }
-  open.forEach(id => { const part = document.getElementById(id); if (part) part.open = true; });
+  all("details").forEach(part => { if (open.includes(named(part))) part.open = true; });
   if (one("#find")) one("#find").value = find;
   start(kept);
   const where = top?.id && document.getElementById(top.id);

@@ -5,6 +5,7 @@ Sizes and token counts are ordinal and take the theme's ordinal range, so that o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import altair as alt
@@ -16,12 +17,13 @@ from specs.quantities import format_quantity
 T = TypeVar("T")
 
 HEIGHT = 280
-COUNTS = "replace(format(datum.value, '.3~s'), 'G', 'B')"
-"""Axis labels as 200k, 20M, 13B."""
+COUNTS = "replace(replace(format(datum.value, '.3~s'), 'G', 'B'), 'k', 'K')"
+"""Axis labels as 200K, 20M, 13B."""
 MOST_SHAPES = 6
 """So many kinds of point the eye tells apart; with more, only colour does."""
 
 _MOST_KEYS = 12
+_KEYS_IN_ROW = 6
 _PICKED = "!picked || picked[datum.id]"
 
 
@@ -54,9 +56,7 @@ def ordinal(field: str, title: str, values: pl.Series, form: str = "") -> alt.Co
     those of `labels`."""
     # By domains, not by sort: only so do colour and `shape` share one legend.
     ordered = _in_words(values, form)
-    few = alt.Undefined if len(ordered) <= _MOST_KEYS else thinned(ordered, 8)
-    key = alt.Legend(symbolOpacity=1, values=few)
-    return alt.Color(f"{field}:O", title=title, scale=alt.Scale(domain=ordered), legend=key)
+    return alt.Color(f"{field}:O", title=title, scale=alt.Scale(domain=ordered), legend=_key(ordered))
 
 
 def shape(field: str, title: str, values: pl.Series, form: str = "") -> alt.Shape:
@@ -64,7 +64,7 @@ def shape(field: str, title: str, values: pl.Series, form: str = "") -> alt.Shap
     ordered = _in_words(values, form)
     if len(ordered) > MOST_SHAPES:
         return alt.ShapeValue("circle")
-    return alt.Shape(f"{field}:N", title=title, scale=alt.Scale(domain=ordered), legend=legend())
+    return alt.Shape(f"{field}:N", title=title, scale=alt.Scale(domain=ordered), legend=_key(ordered))
 
 
 def labels(column: str) -> pl.Expr:
@@ -81,7 +81,7 @@ def thinned(values: list[T], most: int) -> list[T]:
 
 def sizes_axis(field: str, title: str, values: list[Any]) -> alt.X:
     """A logarithmic axis of counts, labelled at `values`."""
-    return labelled_axis(field, title, values, labelExpr="format(datum.value, datum.value < 1e4 ? '.4~g' : '.3~s')")
+    return labelled_axis(field, title, values, labelExpr=f"datum.value < 1e4 ? format(datum.value, '.4~g') : {COUNTS}")
 
 
 def labelled_axis(field: str, title: str, values: list[Any], **labels: Any) -> alt.X:
@@ -115,6 +115,41 @@ def shown(full: float, faint: float, chosen: alt.Parameter | None = None) -> alt
     if chosen is not None:
         tests.append({"param": chosen.name})
     return alt.OpacityValue(faint, condition={"test": {"and": tests}, "value": full})
+
+
+def near(inner: Sequence[pl.Series], outer: Sequence[pl.Series], reach: float = 0.6) -> tuple[float, float]:
+    """The ends of a logarithmic axis that holds all of `inner`, and what lies around it (wide bands, open intervals) no
+    farther than `reach` times its span."""
+    low, high = _ends(inner)
+    room = max((high / low) ** reach, 1.01)
+    least, most = _ends([*inner, *outer])
+    low, high = max(least, low / room), min(most, high * room)
+    margin = max((high / low) ** 0.04, 1.001)
+    return low / margin, high * margin
+
+
+def within(axis: T, low: float, high: float) -> T:
+    """`axis` with these ends; what reaches beyond them is to be clipped."""
+    scale: Any = axis.scale  # type: ignore[attr-defined]
+    scale.domainMin, scale.domainMax, scale.padding = low, high, 0
+    return axis
+
+
+def _ends(values: Sequence[pl.Series]) -> tuple[float, float]:
+    all_of = pl.concat([series.cast(pl.Float64) for series in values])
+    drawn = all_of.filter(all_of.is_finite() & (all_of > 0))
+    return float(drawn.min()), float(drawn.max())  # type: ignore[arg-type]
+
+
+def _key(ordered: list[str]) -> alt.Legend:
+    """Solid symbols in rows of like length, of many values only some."""
+    shown = ordered if len(ordered) <= _MOST_KEYS else thinned(ordered, 8)
+    rows = -(-len(shown) // _KEYS_IN_ROW)
+    return alt.Legend(
+        symbolOpacity=1,
+        values=alt.Undefined if shown is ordered else shown,
+        columns=alt.Undefined if rows < 2 else -(-len(shown) // rows),
+    )
 
 
 def _in_words(values: pl.Series, form: str) -> list[str]:

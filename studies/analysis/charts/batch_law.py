@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from studies.analysis.charts.axes import COUNTS, HEIGHT, labelled_axis, legend, log_axis
+from studies.analysis.charts.axes import COUNTS, HEIGHT, labelled_axis, legend, log_axis, near, within
 from studies.analysis.questions.batch_law import BatchLaw
 
 _BEST, _CRITICAL, _LOWEST = "best by the law", "critical by the law", "lowest of those run"
@@ -26,13 +26,17 @@ def best_batches(found: BatchLaw) -> alt.LayerChart:
     kinds = [_BEST, _CRITICAL, _LOWEST]
     x = labelled_axis("tokens", "training tokens", [one.tokens for one in found.horizons], labelExpr=COUNTS)
     color = alt.Color("kind:O", title=None, sort=kinds, legend=legend())
-    base = alt.Chart(pl.DataFrame(rows, schema=schema, orient="row")).encode(x=x, color=color)
-    title = "logical batch, sequences"
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    base = alt.Chart(table).encode(x=x, color=color)
+    ends = near([table["batch"]], [table["low"], table["high"]])
+    low, batch = (
+        within(log_axis(field, "logical batch, sequences", channel=alt.Y), *ends) for field in ("low", "batch")
+    )
     return alt.layer(
-        base.mark_rule(strokeWidth=1.6).encode(y=log_axis("low", title, channel=alt.Y), y2="high:Q"),
-        base.mark_line(strokeWidth=1.4).encode(y=log_axis("batch", title, channel=alt.Y)),
+        base.mark_rule(strokeWidth=1.6, clip=True).encode(y=low, y2="high:Q"),
+        base.mark_line(strokeWidth=1.4).encode(y=batch),
         base.mark_point(filled=True, size=70, opacity=1).encode(
-            y=log_axis("batch", title, channel=alt.Y),
+            y=batch,
             shape=alt.Shape("kind:N", sort=kinds, legend=None),
             tooltip=[
                 alt.Tooltip("kind:N", title="batch"),

@@ -44,7 +44,9 @@ def simplex_map(found: Mixing) -> alt.LayerChart:
                 "nelbo:Q",
                 title=_LOSS,
                 scale=alt.Scale(scheme="viridis", reverse=True),
-                legend=alt.Legend(format=".3f", gradientLength=180, orient="top"),
+                legend=alt.Legend(
+                    format=".3~f", gradientLength=180, orient="top", titleLimit=360, tickCount=2, padding=16
+                ),
             ),
             tooltip=[alt.Tooltip("mix:N"), alt.Tooltip("nelbo:Q", title="weighted nelbo", format=".4f")],
         )

@@ -23,17 +23,19 @@ from studies.analysis.charts.axes import (
 from studies.analysis.charts.runs import points, tooltip
 
 STATES = ("done", "failed", "running", *(s for s in get_args(State) if s not in ("done", "failed", "running")))
+# The golden angle: a spiral whose points lie evenly, each so much of the axis from the next.
+_TURN, _APART = 2.39996, 0.012
 _SHAPES = ("circle", "cross", "triangle-up", "square", "diamond", "triangle-down")
 
 
 def planned_runs(runs: pl.DataFrame) -> alt.Chart:
-    """Every run of a `Study.runs` table by size and tokens, by its state; drag over them to pick."""
+    """Every run of a `Study.runs` table by size and tokens, by its state, those of the same next to each other; drag
+    over them to pick."""
     rows = runs.select(
         "id",
-        "params_non_embedding",
-        "tokens",
         "flops",
         "state",
+        *_side_by_side("params_non_embedding", "tokens"),
         run="name",
         size=labels("params_non_embedding"),
         budget=labels("tokens"),
@@ -61,6 +63,16 @@ def planned_runs(runs: pl.DataFrame) -> alt.Chart:
         .add_params(picked(), brush())
         .properties(height=HEIGHT, width="container", description="All runs by parameters and tokens, by their state")
     )
+
+
+def _side_by_side(x: str, y: str) -> list[pl.Expr]:
+    """Both columns, moved so that rows which share both do not hide each other: along a spiral, on logarithmic axes."""
+    place = pl.int_range(pl.len()).over(x, y).cast(pl.Float64)
+    angle, radius = _TURN * place, _APART * place.sqrt()
+    return [
+        pl.col(name).cast(pl.Float64) * (radius * part * (pl.col(name).max() / pl.col(name).min()).log()).exp()
+        for name, part in ((x, angle.cos()), (y, angle.sin()))
+    ]
 
 
 def outcomes(results: pl.DataFrame, modality: str) -> alt.Chart:

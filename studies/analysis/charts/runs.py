@@ -25,6 +25,8 @@ from studies.analysis.results import Study
 
 MOST_POINTS = 20_000
 """Bound on the rows that the loss curves of one study hold, over all runs and modalities."""
+_PER_LINE = 24
+"""And on those of one line, where there are few: finer stretches would show the noise of single batches."""
 
 
 def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
@@ -48,7 +50,7 @@ def loss_curves(study: Study, points: int = MOST_POINTS) -> alt.Chart:
             y=log_axis("loss", "training loss, nats per token"),
             color=ordinal("size", "non-embedding parameters", study.runs["params_non_embedding"]),
             detail="id:N",
-            opacity=shown(0.9, 0.06, size),
+            opacity=shown(0.6, 0.06, size),
             tooltip=[
                 alt.Tooltip("run:N"),
                 alt.Tooltip("size:N", title="non-embedding"),
@@ -65,7 +67,7 @@ def curve_rows(study: Study, points: int = MOST_POINTS) -> pl.DataFrame:
     """The rows behind `loss_curves`: `id`, `modality`, `tokens`, `loss`, `run` and `size`, at most `points` of them."""
     named = study.runs.select("id", run="name", size=labels("params_non_embedding"))
     return (
-        study.curves_of(points)
+        study.curves_of(min(points, _PER_LINE * len(study.runs) * (1 + len(study.modalities))))
         .filter(pl.col("loss").is_finite() & (pl.col("loss") > 0) & (pl.col("tokens") > 0))
         .select("id", "modality", pl.col("tokens").round(), pl.col("loss").round(4))
         .join(named, on="id", maintain_order="left")

@@ -14,12 +14,14 @@ from studies.analysis.charts.axes import (
     HEIGHT,
     brush,
     log_axis,
+    near,
     nelbo_axis,
     ordinal,
     picked,
     shape,
     shown,
     thinned,
+    within,
 )
 from studies.analysis.charts.runs import points, tooltip
 from studies.analysis.fits import COLUMN, Count
@@ -61,11 +63,11 @@ def law(results: pl.DataFrame, modality: str, fitted: Fit, count: Count) -> alt.
     color = ordinal("budget", title, budgets)
     x_axis = log_axis("N", _what(count), counts=True)
     base = alt.Chart(curve_rows).encode(x=x_axis, color=color)
-    # A band may be as good as open at the smallest sizes: it must not stretch the axis beyond the runs.
+    # Bands and the smallest sizes may be as good as open: they must not stretch the axis far beyond the runs.
+    bands = [curve_rows["low"]] if len(fitted.samples) else []
+    bottom, _ = near([rows["nelbo"], curve_rows["nelbo"]], bands, reach=0.3)
     top = 1.01 * max(float(rows["nelbo"].max()), float(curve_rows.filter(reach=_DATA)["nelbo"].min()))  # type: ignore[arg-type]
-    low, y = nelbo_axis("low"), nelbo_axis()
-    for axis in (low, y):
-        axis.scale.domainMax = top
+    low, y = (within(nelbo_axis(field), bottom, top) for field in ("low", "nelbo"))
     layers: list[alt.Chart] = [base.mark_line(strokeWidth=1.6, clip=True).encode(y=y, strokeDash=_dash())]
     if len(fitted.samples):
         layers.insert(0, base.mark_area(opacity=0.16, clip=True).encode(y=low, y2="high:Q", detail="reach:N"))
@@ -92,11 +94,11 @@ def isoflop(rows: pl.DataFrame, curves: pl.DataFrame, minima: pl.DataFrame, coun
     parabolas (`budget`, `N`, `nelbo`), `minima` their lowest points (`budget`, `N`, `nelbo`, and the ends `low`, `high`
     of an interval of N, which may be null).
     """
-    color = ordinal("flops_budget", "FLOPs", rows["budget"], "{:.2g}")
-    kinds = shape("flops_budget", "FLOPs", rows["budget"], "{:.2g}")
+    color = ordinal("flops_budget", "FLOPs", rows["budget"], "{:.3g}")
+    kinds = shape("flops_budget", "FLOPs", rows["budget"], "{:.3g}")
     rows, curves, minima = (
         table.with_columns(
-            flops_budget=pl.col("budget").map_elements(lambda value: f"{value:.2g}", return_dtype=pl.String)
+            flops_budget=pl.col("budget").map_elements(lambda value: f"{value:.3g}", return_dtype=pl.String)
         )
         for table in (rows, curves, minima)
     )
@@ -143,10 +145,12 @@ def frontier(rows: pl.DataFrame, curve: pl.DataFrame) -> alt.LayerChart:
     x = log_axis("flops", "training FLOPs", format=".1~e")
     base = alt.Chart(line).encode(x=x)
     color = ordinal("size", "non-embedding parameters", rows["params_non_embedding"])
+    ends = near([rows["nelbo"], curve["nelbo"]], [curve["low"], curve["high"]])
+    low, y = (within(nelbo_axis(field), *ends) for field in ("low", "nelbo"))
     layers = [
-        base.mark_area(opacity=0.2, color="gray").encode(y=nelbo_axis("low"), y2="high:Q", detail="reach:N"),
-        base.mark_line(strokeWidth=2, color="gray").encode(
-            y=nelbo_axis(),
+        base.mark_area(opacity=0.2, color="gray", clip=True).encode(y=low, y2="high:Q", detail="reach:N"),
+        base.mark_line(strokeWidth=2, color="gray", clip=True).encode(
+            y=y,
             strokeDash=_dash(),
             tooltip=[
                 alt.Tooltip("flops:Q", title="FLOPs", format=".2e"),
@@ -161,7 +165,7 @@ def frontier(rows: pl.DataFrame, curve: pl.DataFrame) -> alt.LayerChart:
         .mark_point(filled=True, size=40)
         .encode(
             x=x,
-            y=nelbo_axis(),
+            y=y,
             color=color,
             shape=shape("size", "non-embedding parameters", rows["params_non_embedding"]),
             opacity=shown(0.9, 0.08),
@@ -193,10 +197,14 @@ def optimum(curve: pl.DataFrame) -> alt.LayerChart:
         x=log_axis("flops", "training FLOPs", format=".1~e"),
         color=alt.Color("of:N", title=None, sort=["parameters", "tokens"], legend=key),
     )
-    y = log_axis("value", "compute-optimal count", counts=True, channel=alt.Y)
-    band = log_axis("low", "compute-optimal count", counts=True, channel=alt.Y)
+    around = [curve[f"{name}_{end}"] for name in ("N", "D") for end in ("low", "high")]
+    ends = near([curve["N"], curve["D"]], around, reach=0.25)
+    y, band = (
+        within(log_axis(field, "compute-optimal count", counts=True, channel=alt.Y), *ends)
+        for field in ("value", "low")
+    )
     return alt.layer(
-        base.mark_area(opacity=0.16).encode(y=band, y2="high:Q", detail="reach:N"),
+        base.mark_area(opacity=0.16, clip=True).encode(y=band, y2="high:Q", detail="reach:N"),
         base.mark_line(strokeWidth=1.8).encode(
             y=y,
             strokeDash=_dash(),

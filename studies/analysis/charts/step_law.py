@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from specs.quantities import format_quantity
-from studies.analysis.charts.axes import HEIGHT, log_axis, ordinal
+from studies.analysis.charts.axes import HEIGHT, log_axis, near, ordinal, within
 from studies.analysis.laws.optima import StepLaw
 
 Along = Literal["N", "D"]
@@ -43,16 +43,20 @@ def best_rates(law: StepLaw, along: Along) -> alt.LayerChart:
     values = table["other"]
     words = pl.col("other").map_elements(format_quantity, return_dtype=pl.String)
     color = ordinal("group", _TITLES[other], values)
-    axis = {"field": "lr", "title": "best learning rate", "format": ".2~e", "channel": alt.Y}
+    # An optimum whose interval is open must not stretch the axis.
+    ends = near([table["lr"], *(line["lr"] for line in lines)], [table["low"], table["high"]])
+    low, rate = (
+        within(log_axis(field, "best learning rate", format=".2~e", channel=alt.Y), *ends) for field in ("low", "lr")
+    )
     at_x = log_axis("at", _TITLES[along], counts=True)
     base = alt.Chart(table.with_columns(group=words)).encode(x=at_x, color=color)
     return alt.layer(
         alt.Chart(pl.concat(lines).with_columns(group=words))
         .mark_line(strokeWidth=1.6, strokeDash=[5, 4])
-        .encode(x=at_x, y=log_axis(**axis), color=color),
-        base.mark_rule(strokeWidth=1.6).encode(y=log_axis(**{**axis, "field": "low"}), y2="high:Q"),
+        .encode(x=at_x, y=rate, color=color),
+        base.mark_rule(strokeWidth=1.6, clip=True).encode(y=low, y2="high:Q"),
         base.mark_point(filled=True, size=70, opacity=1).encode(
-            y=log_axis(**axis),
+            y=rate,
             shape=alt.Shape("part:N", title=None, scale=alt.Scale(domain=[_IN, _OUT])),
             tooltip=[
                 alt.Tooltip("at:Q", title=_TITLES[along], format=".3~s"),

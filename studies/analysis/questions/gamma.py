@@ -17,7 +17,7 @@ import numpy as np
 from compiler.plan import RunPlan
 from compiler.records import MIX
 from specs.quantities import format_quantity
-from studies.analysis.laws.base import Array
+from studies.analysis.laws.base import Array, Interval
 from studies.analysis.laws.statistics import central
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.results import Study
@@ -37,7 +37,6 @@ judge it by. Farther away losses rise as no parabola does."""
 SURE = 0.9
 """Share of resamples that must bend up for an optimum to be trusted."""
 
-Interval = tuple[float, float]
 Role = Literal["fitted", "held out", "left out"]
 
 

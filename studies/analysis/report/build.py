@@ -16,8 +16,8 @@ from studies.analysis.utilisation import utilisation
 def report_sections(study: Study, how: How, made: str = "") -> tuple[str, list[Section]]:
     """The report's head as HTML, and its sections, none of their figures drawn yet.
 
-    `made` says when and from what the report is. The answers to what the study asks come first (`asked.QUESTIONS`);
-    where it asks for scaling laws, the sections on these follow.
+    `made` says when and from what the report is. What was found comes first: the answers to what the study asks
+    (`asked.QUESTIONS`), and where it asks for scaling laws, the sections on these; then the runs that it is found from.
     """
     results = study.results()
     used = utilisation(study)
@@ -26,13 +26,15 @@ def report_sections(study: Study, how: How, made: str = "") -> tuple[str, list[S
     scaled: list[Section] = []
     if laws is not None:
         scaled = [scaling.law(laws), *scaling.compute_optimal(laws), *scaling.residuals(laws)]
-    if laws is not None or not found:
-        scaled = [*(scaling.held_out(results) if len(results) else []), *scaled]
+    elif not found:
+        scaled = [scaling.unfitted(results, how)]
+    held_out = scaling.held_out(results) if len(results) and (laws is not None or not found) else []
     return overview.head(study, results, used, made), [
-        overview.overview(study, results),
         *map(answer_section, found),
-        training.loss_curves(study),
         *scaled,
+        overview.overview(study, results),
+        *held_out,
+        training.loss_curves(study),
         *([references.token_frequencies(study)] if len(results) and (laws is not None or not found) else []),
         references.seeds(results),
         *costs.costs(used),

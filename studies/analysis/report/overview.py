@@ -42,11 +42,14 @@ def overview(study: Study, results: pl.DataFrame) -> Section:
         "Drag over points to select runs: every figure then shows these, and the others faintly. A click or tap "
         "selects one run, with shift one more; Escape clears."
     )
-    planned = Figure("runs-planned", "All runs", partial(charts.planned_runs, study.runs))
-    cards = [Card(figures=[planned])]
+    cards = []
+    # Runs of one size and length would all stand at one point.
+    if len(study.runs.unique(["params_non_embedding", "tokens"])) > 1:
+        cards.append(Card(figures=[Figure("runs-planned", "All runs", partial(charts.planned_runs, study.runs))]))
     modality = MIX if MIX in set(results["modality"]) else next(iter(results["modality"]), None)
     if modality is not None:
-        of = "the mix" if modality == MIX else modality
+        mix = "the mix" if _one_mix(study) else "the mix, of each run its own"
+        of = mix if modality == MIX else modality
         cards.append(
             Card(figures=[Figure("runs-outcomes", f"Finished runs: {of}", partial(charts.outcomes, results, modality))])
         )
@@ -58,7 +61,8 @@ def _tiles(study: Study, results: pl.DataFrame, used: pl.DataFrame) -> list[tupl
     done = Counter(runs["state"].to_list())["done"]
     tiles = [(f"{done} of {len(runs)}", "runs finished")]
     best = results.filter(pl.col("modality") == MIX).sort("nelbo").head(1)
-    if len(best):
+    # Losses of different mixes are of different data: the least of them is not the best.
+    if len(best) and _one_mix(study):
         error = best["standard_error"][0]
         within = "" if error is None else f" (± {error:.3f})"
         tiles.append((nats(best["nelbo"][0]), f"best nelbo of the mix, nats per token{within}"))
@@ -72,6 +76,10 @@ def _tiles(study: Study, results: pl.DataFrame, used: pl.DataFrame) -> list[tupl
         (f"{taken:.3g}", f"device-hours taken; {hours:.3g} planned for all"),
         (_listed(study.modalities), "modalities" if len(study.modalities) != 1 else "modality"),
     ]
+
+
+def _one_mix(study: Study) -> bool:
+    return all(run.mix == study.plan.runs[0].mix for run in study.plan.runs)
 
 
 def _listed(names: list[str]) -> str:
@@ -95,26 +103,16 @@ def _notes(study: Study) -> list[str]:
             f"{run['name'] or run['id']}: {run['reason'] or 'no reason was recorded'}"
             for run in failed.iter_rows(named=True)
         ]
-        notes.append(_long_note(counted(len(failed), "run") + " failed", reasons))
-    waiting = {state: n for state, n in Counter(runs["state"].to_list()).items() if state not in ("done", "failed")}
+        notes.append(note(counted(len(failed), "run") + " failed", reasons))
+    waiting = set(runs["state"]) - {"done", "failed"}
     if waiting:
-        listed = ", ".join(f"{n} {state}" for state, n in waiting.items())
-        notes.append(note(f"Not finished: {listed}. This report shows what there was when it was written.", []))
+        notes.append('<p class="soft">Not all runs have ended: this shows what there was when it was written.</p>')
     if study.plan.warnings:
-        notes.append(_long_note("The plan warned", list(study.plan.warnings)))
+        notes.append(note("The plan warned", list(study.plan.warnings)))
     if study.skipped:
         lines = counted(study.skipped, "half-written line")
         notes.append(note(f"{lines} of the runs' records could not be read and left out.", []))
     return notes
-
-
-def _long_note(title: str, items: list[str], most: int = 12) -> str:
-    """A note; what is beyond its first lines is folded."""
-    shown = note(title, items[:most])
-    if len(items) <= most:
-        return shown
-    rest = note("And", items[most:])
-    return f'{shown}<details class="more"><summary>{len(items) - most} more</summary>{rest}</details>'
 
 
 def _range(values: pl.Series) -> str:

@@ -16,12 +16,15 @@ from studies.analysis.results import Study, modality_title
 def token_frequencies(study: Study) -> Section:
     """Held-out loss beside what token frequencies alone give."""
     baselines = study_baselines(study)
+    compared = comparison(study, baselines)
+    # Runs of most tokens may all be of one size, as where compute is equal.
+    one_size = bool((compared["largest"] == compared["smallest"]).all())
     rows = [
         [
             escape(row["modality"]),
             format_quantity(row["tokens"]),
             nats(row["largest"]),
-            nats(row["smallest"]),
+            *([] if one_size else [nats(row["smallest"])]),
             nats(row["unigram"]),
             nats(row["positioned"]),
             difference(row["largest"], row["positioned"]),
@@ -30,13 +33,12 @@ def token_frequencies(study: Study) -> Section:
             nats(row["last_positioned"]),
             difference(row["conditional"], row["last_positioned"]),
         ]
-        for row in comparison(study, baselines).iter_rows(named=True)
+        for row in compared.iter_rows(named=True)
     ]
     header = [
         "modality",
         "tokens",
-        "largest model",
-        "smallest model",
+        *(["nelbo"] if one_size else ["largest model", "smallest model"]),
         "unigram entropy",
         "position known",
         "difference",
@@ -49,7 +51,7 @@ def token_frequencies(study: Study) -> Section:
         "Held-out nelbo at the largest token count against what token frequencies alone give, in nats per token. "
         "“Position known”: the entropy when the place inside a frame of interleaved codes is known, the fairer "
         "baseline. The last four columns are of the last segment (image codes, speech codes) given the clean rest. "
-        "Differences are of the largest model from the position-known entropy: below zero is better."
+        "Differences are from the position-known entropy, of the largest model at these tokens: below zero is better."
     )
     html = card("", table(header, rows))
     unknown = [name for name in study.modalities if name not in baselines]

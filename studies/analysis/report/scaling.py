@@ -11,7 +11,8 @@ import polars as pl
 from studies.analysis.charts import residuals as residual_charts
 from studies.analysis.charts import runs as run_charts
 from studies.analysis.charts import scaling as charts
-from studies.analysis.fits import COLUMN
+from studies.analysis.fits import COLUMN, fit_results
+from studies.analysis.how import How
 from studies.analysis.optimum import frontier
 from studies.analysis.page import card, note
 from studies.analysis.questions.scaling import Approaches, Scaling
@@ -66,6 +67,12 @@ def law(found: Scaling) -> Section:
     ]
     above = card("", found_table(law_table(found.fits)))
     return Section("law", "The law", text, cards, html=above + "<br>" if cards else above, beside=True)
+
+
+def unfitted(results: pl.DataFrame, how: How) -> Section:
+    """Why a study that asks nothing else has no law."""
+    fits = fit_results(results, how.count, how.bootstrap, how.seed, how.by)
+    return Section("law", "The law", html=card("", found_table(law_table(fits))))
 
 
 def _fitted(found: Scaling) -> list[Approaches]:

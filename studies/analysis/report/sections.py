@@ -14,7 +14,7 @@ Layout = Literal["grid", "close", "small"]
 
 @dataclass(frozen=True)
 class Card:
-    """A framed part: figures next to each other (`close` or `small` where many stand in a row), then `html`.
+    """A framed part: `first`, figures next to each other (`close` or `small` where many stand in a row), then `html`.
 
     The keys of the figures are unique in the whole report.
     """
@@ -23,6 +23,7 @@ class Card:
     figures: Sequence[Figure] = ()
     html: str = ""
     layout: Layout = "grid"
+    first: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ def write_report(folder: str | Path, how: How = How()) -> Path:  # noqa: B008
 
 
 def render(study: Study, how: How = How(), live: str = "") -> str:  # noqa: B008
-    """The report of `study` as one HTML document; `live` is the
-    version that a served page shows (`serve`)."""
+    """The report of `study` as one HTML document; `live` is the version that a served page shows (`serve`)."""
     made = f"made {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}"
     head, sections = report_sections(study, how, made)
     named = figures(sections)
@@ -41,7 +40,7 @@ def render(study: Study, how: How = How(), live: str = "") -> str:  # noqa: B008
             drawn.append(f"<div>{heading}{chart(figure.draw(), identifier, words, written)}</div>")
         heading = f"<h3>{escape(one.title)}</h3>" if one.title else ""
         together = f'<div class="{one.layout}">{"".join(drawn)}</div>' if drawn else ""
-        return f'<div class="card">{heading}{together}{one.html}</div>'
+        return f'<div class="card">{heading}{one.first}{together}{one.html}</div>'
 
     def part(one: Section) -> str:
         cards = "".join(map(shown, one.cards))

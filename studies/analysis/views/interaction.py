@@ -10,7 +10,7 @@ from studies.analysis.laws.joint_comparison import Comparison
 from studies.analysis.questions.interaction import JointLaws, joint_laws
 from studies.analysis.settings import in_words
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, estimate, stacked
+from studies.analysis.views.words import NONE, Cell, Found, estimate, stacked, together
 
 TEXT = (
     "Two laws of each modality’s loss. Additive: only its own tokens count, L = E + A/N<sup>α</sup> + "
@@ -25,11 +25,11 @@ def comparison_table(found: JointLaws) -> Found:
     """For each modality the two laws' held-out errors, whether they differ, and what the others' tokens are worth."""
     rows = [_row(one, found.modalities) for one in found.comparisons]
     header = ("modality", "additive", "transfer", "p", "runs", *(f"a token of {m}" for m in found.modalities))
-    warned = [
-        f"{one.modality}: {said}"
+    warned = together(
+        (one.modality, said)
         for one in found.comparisons
-        for said in dict.fromkeys((*one.warnings, *one.additive.warnings, *one.transfer.warnings))
-    ]
+        for said in (*one.warnings, *one.additive.warnings, *one.transfer.warnings)
+    )
     said = ["Additive, transfer: root mean square held-out error of log loss."] if rows else []
     title = in_words("What tokens are worth to other modalities", found.setting)
     return Found(title, header, tuple(rows), tuple(said), (*found.warnings, *warned))

@@ -168,7 +168,9 @@ def _show(found: Mixing) -> Block:
         if len(found.modalities) == 3:
             figures.append(Figure("map", "Weighted loss over the simplex", partial(simplex_map, found)))
         figures.append(Figure("shares", "Least weighted loss at each share", partial(best_shares, found)))
-    title = "Each modality's loss over its own share (crosses: never trained on it)"
+    title = "Each modality's loss over its own share"
+    if any(0 in mix for mix in found.mixes):
+        title += " (crosses: never trained on it)"
     figures.append(Figure("own", title, partial(own_losses, found)))
     tables = [mixing_table(found)]
     if found.best is not None:

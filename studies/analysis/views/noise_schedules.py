@@ -15,10 +15,11 @@ from studies.analysis.views.words import NONE, Cell, Found, Verdict, estimate, n
 
 TEXT = (
     "Final held-out nelbo by noise schedule, for each modality; the evaluation is the same whatever the schedule. "
-    "Brackets and bars hold 90 % by Student's t over seeds. Differences are paired by seed, and their p-values are of "
-    "paired t tests with Holm's correction over all pairs of a modality's schedules: those that share a letter cannot "
-    f"be told apart at {ALPHA:g}. Against the base's schedule the correction is over its own pairs alone. The loss by "
-    "band of t is that of training, of the whole mix, over its second half."
+    "Brackets and bars hold 90 % by Student's t over seeds; circles are runs, diamonds means. Differences are paired "
+    "by seed, and their p-values are of paired t tests with Holm's correction over all pairs of a modality's "
+    f"schedules: those that share a letter cannot be told apart at {ALPHA:g}. Against the base's schedule the "
+    "correction is over its own pairs alone. The loss by band of t is that of training, of the whole mix, over its "
+    "second half."
 )
 
 
@@ -102,17 +103,11 @@ def _against(pairs: dict[int, Pair] | None, k: int) -> Cell:
 
 
 def _said(found: Schedules) -> list[str]:
-    said, comparison = [], found.comparison
-    if comparison.p is not None:
-        how = f"by permuting schedules within each of {comparison.blocks} seeds"
-        said.append(f"That no schedule matters, {how}: p {_p(comparison.p)}.")
-    if comparison.letters:
-        best = [name for name, group in zip(found.names, comparison.letters, strict=True) if "a" in group]
-        said.append(f"Not told from the best: {', '.join(best[1:])}." if best[1:] else f"{best[0]} is the best alone.")
+    said, letters = [], found.comparison.letters
+    if letters and not any("a" in group for group in letters[1:]):
+        said.append(f"{found.names[0]} is the best alone.")
     if found.seed_noise is not None:
         said.append(f"Runs that differ in seed alone lie {nats(found.seed_noise)} nats apart (standard deviation).")
-    if found.together:
-        said.append("The other modalities' schedules changed in step: what they do is in the differences too.")
     return said
 
 
@@ -140,7 +135,7 @@ def _show(found: NoiseSchedules) -> Block:
     if found.bands:
         figures.append(Figure("bands", "Training loss by band of t", partial(band_losses, found)))
         tables.append(bands_table(found))
-    overview = Found(noise_title(found), _OVERVIEW, tuple(_overview(one) for one in found.modalities), _missing(found))
+    overview = Found(noise_title(found), _OVERVIEW, tuple(map(_overview, found.modalities)), _overview_said(found))
     return Block(figures, [overview, *tables])
 
 
@@ -159,8 +154,17 @@ def _overview(found: Schedules) -> tuple[Cell, ...]:
     )
 
 
-def _missing(found: NoiseSchedules) -> tuple[str, ...]:
-    return (f"Runs that have not ended: {found.missing}.",) if found.missing else ()
+def _overview_said(found: NoiseSchedules) -> tuple[str, ...]:
+    said = []
+    blocks = {one.comparison.blocks for one in found.modalities if one.comparison.p is not None}
+    if blocks:
+        seeds = " or ".join(map(str, sorted(blocks)))
+        said.append(f"That no schedule matters is tested by permuting schedules within each of {seeds} seeds.")
+    if any(one.together for one in found.modalities):
+        said.append("All modalities' schedules changed in step: what the others' do to one is in its differences too.")
+    if found.missing:
+        said.append(f"Runs that have not ended: {found.missing}.")
+    return tuple(said)
 
 
 NOISE = Question(

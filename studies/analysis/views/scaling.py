@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from specs.quantities import format_quantity
 from studies.analysis.fits import COLUMN, Count
 from studies.analysis.laws.isoflop import TOLERANCE, Budget, IsoFlop, PowerLaw
 from studies.analysis.questions.scaling import Approaches, Scaling, scaling
 from studies.analysis.results import modality_title
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Interval, number, stacked
+from studies.analysis.views.words import NONE, Cell, Found, Interval, stacked, together
 
 if TYPE_CHECKING:
     import altair as alt
@@ -34,7 +35,8 @@ _MOST = 12
 def split_table(found: Scaling) -> Found:
     """Exponents of the compute-optimal split by each approach, and the largest budget's best size by approach 2."""
     rows: list[tuple[Cell, ...]] = []
-    said, warned = [], list(found.warnings)
+    said: list[str] = []
+    weak: list[tuple[str, str]] = []
     for one in found.approaches:
         rows += _split_rows(one)
         title = modality_title(one.modality)
@@ -45,17 +47,17 @@ def split_table(found: Scaling) -> Found:
         for name, words in (("isoflop", "approach 2"), ("envelope", "approach 1"), ("repeats", "the law of repeats")):
             approach = getattr(one, name)
             if name in one.missing:
-                warned.append(f"{title}, {words}: {one.missing[name]}")
+                weak.append((title, f"{one.missing[name]} ({words})"))
             elif approach is not None:
-                warned += [f"{title}, {words}: {weak}" for weak in approach.warnings]
+                weak += [(title, f"{warning} ({words})") for warning in approach.warnings]
     header = ("modality", "approach", "a", "b", "bias of a", "best N, largest budget")
-    return Found("The compute-optimal split", header, tuple(rows), tuple(said), tuple(warned))
+    return Found("The compute-optimal split", header, tuple(rows), tuple(said), (*found.warnings, *_together(weak)))
 
 
 def prediction_table(found: Scaling) -> Found:
     """How well the law predicts what it has not seen: configurations left out, and the largest budgets."""
     rows: list[tuple[Cell, ...]] = []
-    warned = []
+    weak: list[tuple[str, str]] = []
     for one in found.approaches:
         title = modality_title(one.modality)
         if one.law is None:
@@ -76,15 +78,19 @@ def prediction_table(found: Scaling) -> Found:
         )
         for name, words in (("held_out", "left out"), ("extrapolated", "extrapolated")):
             if name in one.missing:
-                warned.append(f"{title}, {words}: {one.missing[name]}")
-        warned += [f"{title}, left out: {weak}" for weak in (held.warnings if held else ())]
-        warned += [f"{title}, extrapolated: {weak}" for weak in (beyond.predicted.warnings if beyond else ())]
+                weak.append((title, f"{one.missing[name]} ({words})"))
+        weak += [(title, f"{warning} (left out)") for warning in (held.warnings if held else ())]
+        weak += [(title, f"{warning} (extrapolated)") for warning in (beyond.predicted.warnings if beyond else ())]
     said = (
         "Errors of log loss. Left out: each configuration predicted by the law of the others. Largest budgets: "
         "predicted by the law of the smaller ones; “×” is how many times the largest compute that law has seen.",
     )
     header = ("modality", "runs", "fit", "left out", "largest budgets", "their error", "its mean", "inside 90 %")
-    return Found("What the law predicts", header, tuple(rows), said if rows else (), tuple(warned))
+    return Found("What the law predicts", header, tuple(rows), said if rows else (), _together(weak))
+
+
+def _together(weak: list[tuple[str, str]]) -> tuple[str, ...]:
+    return tuple(one.replace("N_opt", "best N") for one in together(weak))
 
 
 def _split_rows(one: Approaches) -> list[tuple[Cell, ...]]:
@@ -108,7 +114,7 @@ def _best(found: IsoFlop) -> str:
     largest = found.budgets[-1]
     if largest.N is None:
         return NONE
-    return number(largest.N) + (f"\n{largest.left_out}" if largest.left_out else "")
+    return format_quantity(largest.N) + (f"\n{largest.left_out}" if largest.left_out else "")
 
 
 def _exponent(law: PowerLaw | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 NONE = "–"
@@ -60,6 +62,19 @@ def estimate(value: float, interval: Interval | None, form: str, together: str =
     return together.format(shown, f"{finite(interval[0], form)} to {finite(interval[1], form)}")
 
 
+def together(warnings: Iterable[tuple[str, str]]) -> list[str]:
+    """What is said of several modalities in the same words, once: pairs of who and what."""
+    whose: dict[str, list[str]] = {}
+    for who, what in warnings:
+        whose.setdefault(what, []).append(who)
+    return [f"{', '.join(dict.fromkeys(names))}: {greek(what)}" for what, names in whose.items()]
+
+
+def greek(text: str) -> str:
+    """Names of exponents as the page and the tables write them."""
+    return re.sub(r"\b(alpha|beta)\b", lambda found: {"alpha": "α", "beta": "β"}[found[0]], text)
+
+
 def stacked(value: float, interval: Interval | None, form: str) -> str:
     """A value and, on a line of its own, its interval."""
     return estimate(value, interval, form, "{}\n{}")
@@ -69,4 +84,5 @@ def finite(value: float, form: str) -> str:
     """`value` by a format such as `{:.2f}`, also where it is infinite."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return form.format(value).replace("-", "−")
+    shown = form.format(value).replace("-", "−")
+    return shown if shown.strip("−0.%") else shown.lstrip("−")
