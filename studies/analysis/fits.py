@@ -10,7 +10,7 @@ import polars as pl
 from compiler.records import MIX
 from studies.analysis.laws.base import UnidentifiedError
 from studies.analysis.laws.chinchilla import Fit, fit
-from studies.analysis.laws.repeats import MOST_EPOCHS
+from studies.analysis.laws.repeats import within_epochs
 from studies.analysis.laws.resampling import By
 
 Count = Literal["non_embedding", "total"]
@@ -34,7 +34,7 @@ class Fits(msgspec.Struct, frozen=True, kw_only=True):
 
 def fitted_rows(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows of `Study.results()` that laws are fitted to: runs that see no source too often (arXiv 2305.16264)."""
-    return rows.filter(pl.col("epochs").fill_null(0.0) <= MOST_EPOCHS)
+    return rows.filter(pl.Series(within_epochs(rows["epochs"].fill_null(0.0).to_numpy()), dtype=pl.Boolean))
 
 
 def fit_results(

@@ -264,4 +264,7 @@ def _warnings(law: Law, intervals: dict[str, Interval], N: Array, D: Array, loss
     low, high = intervals.get("E", (law.E, law.E))
     if min(law.E, low) < 1e-3 * float(loss.min()):
         said.append("E cannot be told from zero: no run comes near the irreducible loss")
+    astray = [name for name, (low, high) in intervals.items() if not low <= getattr(law, name) <= high]
+    if astray:
+        said.append(f"{', '.join(astray)} lies outside its own interval: the runs do not hold it, do not quote it")
     return tuple(said)
