@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from compiler.plan import RunPlan
 from specs.errors import SpecError
@@ -193,7 +193,8 @@ def test_the_list_of_runs_sorts_and_selects(browser: Browser, report: Path) -> N
     listed = page.locator("#run-list")
     assert listed.locator("tr").count() == 0
     listed.locator("summary").click()
-    assert listed.locator("tbody tr").count() == RUNS
+    # A list is built when it has opened, which the page is told a little after the click.
+    expect(listed.locator("tbody tr")).to_have_count(RUNS)
     listed.get_by_role("button", name="the mix").click()
     listed.get_by_role("button", name="the mix").click()
     assert page.locator("th[aria-sort=descending]").count() == 1
@@ -207,7 +208,7 @@ def test_the_list_of_runs_sorts_and_selects(browser: Browser, report: Path) -> N
     assert bar(page) == f"1 of {RUNS} runs selected"
     assert faint(page.locator("#law-0")) == RUNS - 4
     listed.locator(".only input").check()
-    assert listed.locator("tbody tr").count() == 1
+    expect(listed.locator("tbody tr")).to_have_count(1)
     assert said == []
 
 
@@ -297,6 +298,7 @@ def test_names_are_only_strange_names(browser: Browser, tmp_path: Path) -> None:
     assert page.evaluate("window.broken") is None
     assert page.locator("#loss-curves select option").all_inner_texts() == ["all", *names]
     page.locator("#run-list summary").click()
+    page.locator("#run-list th").first.wait_for()
     assert page.locator("#run-list th").all_inner_texts()[-3:] == list(names)
     page.locator("#flops-0 .mark-symbol path").first.scroll_into_view_if_needed()
     page.locator("#flops-0 .mark-symbol path").first.hover()

@@ -119,7 +119,7 @@ def test_two_sessions_do_not_meet_and_a_killed_one_leaves_nothing(cluster: Clust
     code = (
         "from tests.slurm import Cluster\n"
         "with Cluster() as cluster:\n"
-        "    cluster.run('sbatch', '--export=NONE', '-N2', '--wrap', 'srun setsid sleep 1000')\n"
+        "    cluster.run('sbatch', '--export=NIL', '-N2', '--wrap', 'srun setsid sleep 1000')\n"
         "    print(cluster.folder, flush=True)\n"
         "    input()\n"
     )
@@ -130,7 +130,6 @@ def test_two_sessions_do_not_meet_and_a_killed_one_leaves_nothing(cluster: Clust
             assert session.stdout is not None
             folder = session.stdout.readline().strip()
             queue = cluster.squeue()
-            # Without an environment of its own a job gets a login shell's, which may take long on a busy machine.
             wait_until(lambda: any(b"sleep" in _command(pid) for pid in processes_of(folder)), timeout=120)
         finally:
             session.send_signal(signal.SIGKILL)
