@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
+import numpy as np
 import polars as pl
 
+from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.laws.base import UnidentifiedError
+from studies.analysis.laws.base import Array, UnidentifiedError
 from studies.analysis.laws.chinchilla import Fit, fit
 from studies.analysis.laws.repeats import within_epochs
 from studies.analysis.laws.resampling import By
@@ -30,6 +33,11 @@ class Fits(msgspec.Struct, frozen=True, kw_only=True):
     count: Count | None
     fits: dict[str, Fit]
     missing: dict[str, str]
+
+
+def sizes_of(runs: Iterable[RunPlan], count: Count) -> Array:
+    """N of each run, as the laws count it: (n,)."""
+    return np.array([getattr(run.model.parameters, count) for run in runs], float)
 
 
 def fitted_rows(rows: pl.DataFrame) -> pl.DataFrame:

@@ -53,7 +53,10 @@ def measure(folder: Path) -> list[RunMfu]:
     study = read_study(folder)
     warm = pl.max_horizontal(1, (pl.len() * _WARM_UP).floor())
     logged = (
-        study.metrics.filter(pl.col("tokens_per_second").is_finite() & (pl.col("tokens") > 0))
+        study.scan_metrics()
+        .select("id", "step", "tokens", "tokens_per_second")
+        .filter(pl.col("tokens_per_second").is_finite() & (pl.col("tokens") > 0))
+        .collect()
         .filter((pl.int_range(pl.len()) >= warm).over("id"))
         .group_by("id")
         .agg(pl.col("tokens_per_second").median(), pl.col("step", "tokens").last())

@@ -39,6 +39,7 @@ from studies.analysis.prescription import (
 )
 from studies.analysis.questions.base import base_modalities
 from studies.analysis.results import Study
+from studies.analysis.settings import is_weight
 
 NAME_LENGTH = 100
 DIGITS = 4
@@ -270,7 +271,7 @@ def _carried(template: Template, found: Prescription, tuned: RunPlan) -> tuple[d
     runs = template.study.plan.runs
     said = []
     for path in dict.fromkeys(path for run in runs for path in run.point):
-        if path in ("tokens", "seed", "flops") or path.startswith("model.") or _is_weight(path):
+        if path in ("tokens", "seed", "flops") or path.startswith("model.") or is_weight(path):
             continue
         varied = len({json.dumps(run.point.get(path)) for run in runs}) > 1
         own = _has(base, path.split("."))
@@ -280,10 +281,6 @@ def _carried(template: Template, found: Prescription, tuned: RunPlan) -> tuple[d
             kept = "the base's value" if own else f"{tuned.point.get(path)}, as in the largest run"
             said.append(f"the study varies {path}: kept is {kept}")
     return base, said
-
-
-def _is_weight(path: str) -> bool:
-    return path.startswith("modalities.") and path.endswith(".weight")
 
 
 def _has(data: Any, parts: Sequence[str]) -> bool:
@@ -345,7 +342,7 @@ def _design_text(template: Template, found: Prescription, made: DesignStudy, car
     base = copy.deepcopy(carried)
     base.setdefault("tokens", _quantity(found.best.tokens, DIGITS))
     base.setdefault("model", found.best.model)
-    if any(_is_weight(path) for run in template.study.plan.runs for path in run.point):
+    if any(is_weight(path) for run in template.study.plan.runs for path in run.point):
         for name, weight in found.law_mix.items():  # the law is of runs with this mix
             _set(base, ("modalities", name, "weight"), round(weight, 6))
     design = made.design

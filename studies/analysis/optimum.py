@@ -8,7 +8,7 @@ import polars as pl
 
 from studies.analysis.laws.base import Array
 from studies.analysis.laws.chinchilla import Fit
-from studies.analysis.laws.chinchilla_law import NAMES, predict
+from studies.analysis.laws.chinchilla_law import predict
 from studies.analysis.laws.statistics import band
 
 _DRAWS = 200
@@ -47,7 +47,7 @@ def frontier(
     sizes = np.geomspace(n.min() / 100, n.max() * 100, _SIZES)
     budgets = np.geomspace(c.min(), reach * c.max(), steps)
     tokens = budgets[:, None] / flops_per_token(N, D, C, sizes)[None]
-    law = np.array([[getattr(fitted.law, name) for name in NAMES]])
+    law = fitted.law.row
     least, optimal, inside = _least(law, sizes, tokens)
     rows = {"flops": budgets, "nelbo": least[0], "N": optimal[0]}
     rows["D"] = budgets / flops_per_token(N, D, C, optimal[0])

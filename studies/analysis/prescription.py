@@ -324,7 +324,7 @@ class Advisor:
 
     def _laws(self) -> tuple[Array, Array]:
         """The law and its samples, (1, 5) and (K, 5)."""
-        return np.array([[getattr(self.fit.law, name) for name in NAMES]]), self.fit.samples
+        return self.fit.law.row, self.fit.samples
 
     def _allocation(self, place: int, tokens: float) -> Spending:
         shape = self.family.shapes[place]

@@ -24,6 +24,12 @@ BATCH_PATHS = ("batch", "transfer", "tokens", "model.width", "model.depth")
 """Paths that a study of the batch varies, or compares apart."""
 
 
+PLACE_PATHS = ("tokens", "model.width", "model.depth")
+"""Paths by which `by_place` keeps runs apart."""
+Place = tuple[float, Shape, Setting]
+"""Tokens, shape, and what else the axes hold fixed."""
+
+
 class BatchGroup(NamedTuple):
     """Runs that differ in batch, tokens and seed alone; `setting` says in words what the axes hold fixed."""
 
@@ -61,6 +67,33 @@ def fixed_settings(
         if any(len(found) > 1 for found in values.values()):
             kept.append(path)
     return {run.id: tuple((path, run.point.get(path)) for path in kept) for run in runs}
+
+
+def by_setting(
+    runs: Sequence[RunPlan], studied: Collection[str], along: Callable[[RunPlan], Hashable]
+) -> dict[Setting, list[RunPlan]]:
+    """`runs` by what the axes hold fixed: `fixed_settings`."""
+    settings = fixed_settings(runs, studied, along)
+    groups: dict[Setting, list[RunPlan]] = {}
+    for run in runs:
+        groups.setdefault(settings[run.id], []).append(run)
+    return groups
+
+
+def by_place(
+    runs: Sequence[RunPlan], studied: Collection[str], along: Callable[[RunPlan], Hashable]
+) -> dict[Place, list[RunPlan]]:
+    """`runs` by tokens, shape, and what else the axes hold fixed; `studied` are paths beside those of the place."""
+    settings = fixed_settings(runs, {*studied, *PLACE_PATHS}, along)
+    groups: dict[Place, list[RunPlan]] = {}
+    for run in runs:
+        groups.setdefault((run.tokens, shape_of(run), settings[run.id]), []).append(run)
+    return groups
+
+
+def is_weight(path: str) -> bool:
+    """Whether a path is that of a modality's weight in the mix."""
+    return path.startswith("modalities.") and path.endswith(".weight")
 
 
 def batch_groups(runs: Sequence[RunPlan]) -> list[BatchGroup]:

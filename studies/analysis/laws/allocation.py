@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from studies.analysis.laws.base import Array, Interval
-from studies.analysis.laws.chinchilla_law import NAMES, Law
+from studies.analysis.laws.chinchilla_law import Law
 from studies.analysis.laws.statistics import interval
 
 _TINY = 1e-12
@@ -34,7 +34,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
         """The optimum of a budget of so many FLOPs. Raises ValueError where it is not positive and finite."""
         if not 0 < flops < np.inf:
             raise ValueError("a budget must be positive and finite")
-        own = np.array([[getattr(self.law, name) for name in NAMES]])
+        own = self.law.row
         N, D, loss = (float(values[0]) for values in _optima(own, flops / self.flops_per_token))
         intervals = {}
         if len(self.samples):
@@ -61,7 +61,7 @@ def allocate(law: Law, samples: Array, flops_per_token: float) -> Allocation:
     """
     if not 0 < flops_per_token < np.inf:
         raise ValueError("flops_per_token must be positive and finite")
-    own = np.array([[getattr(law, name) for name in NAMES]])
+    own = law.row
     share, log_G = _split(own)
     a, G = float(share[0]), float(_finite_exp(log_G)[0])
     intervals = {}

@@ -22,8 +22,13 @@ class Law(msgspec.Struct, frozen=True, kw_only=True):
 
     def __call__(self, N: npt.ArrayLike, D: npt.ArrayLike) -> Array:
         """Loss at `N` parameters and `D` tokens (arrays of one shape, or that broadcast)."""
-        loss: Array = predict(np.array([[self.E, self.A, self.B, self.alpha, self.beta]]), N, D)[0]
+        loss: Array = predict(self.row, N, D)[0]
         return loss
+
+    @property
+    def row(self) -> Array:
+        """The parameters as those of one law, (1, 5), in the order of `NAMES`."""
+        return np.array([[getattr(self, name) for name in NAMES]])
 
 
 def predict(parameters: Array, N: npt.ArrayLike, D: npt.ArrayLike) -> Array:

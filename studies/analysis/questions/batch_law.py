@@ -13,13 +13,13 @@ import numpy as np
 
 from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.fits import Count
+from studies.analysis.fits import Count, sizes_of
 from studies.analysis.laws import three_term
 from studies.analysis.laws.base import Interval, UnidentifiedError
 from studies.analysis.laws.three_term import ThreeTerm
 from studies.analysis.outcomes import outcomes
 from studies.analysis.results import Study
-from studies.analysis.settings import Setting, fixed_settings, label, shape_of
+from studies.analysis.settings import by_setting, label, shape_of
 
 FEWEST = 3
 
@@ -65,10 +65,7 @@ def batch_law(
     """The three-term laws of the mix's final nelbo, one for each setting of a study's other axes."""
     runs = study.plan.runs
     paths = ("batch", "transfer", "tokens", "model", "flops")
-    settings = fixed_settings(runs, paths, lambda run: (run.batch.logical, run.tokens, shape_of(run)))
-    groups: dict[Setting, list[RunPlan]] = {}
-    for run in runs:
-        groups.setdefault(settings[run.id], []).append(run)
+    groups = by_setting(runs, paths, lambda run: (run.batch.logical, run.tokens, shape_of(run)))
     asked = {setting: members for setting, members in groups.items() if _asks(members)}
     if not asked:
         return ()
@@ -96,8 +93,7 @@ def _fit(
 ) -> BatchLaw:
     # Padding makes a sequence shorter than `sequence_length`; it is the same throughout a setting, to rounding.
     sequence = float(np.median([run.tokens / (run.steps * run.batch.physical) for run in runs]))
-    parameters = [run.model.parameters for run in runs]
-    N = np.array([p.total if count == "total" else p.non_embedding for p in parameters], float)
+    N = sizes_of(runs, count)
     D = np.array([run.tokens for run in runs])
     batch = sequence * np.array([run.batch.logical for run in runs])
     warnings: list[str] = []

@@ -83,7 +83,7 @@ def coordinate_check(study: Study) -> tuple[Sweep, ...]:
     if len({shape_of(run) for run in runs}) < FEWEST:
         return ()
     logged = _logged(study, runs)
-    trained = set(study.metrics["id"].unique()) | set(study.runs.filter(pl.col("state") == "done")["id"])
+    trained = set(study.utilisation()["id"]) | set(study.runs.filter(pl.col("state") == "done")["id"])
     runs = [run for run in runs if run.id in logged or run.id in trained]
     settings = fixed_settings(runs, ("model.width", "model.depth", "transfer"), shape_of)
     rules = shape_rules(runs)
@@ -110,13 +110,13 @@ Logged = dict[int, dict[str, float]]
 
 def _logged(study: Study, runs: Sequence[RunPlan]) -> dict[str, Logged]:
     """The first logged activations of each run that has any, by its id, step and name; inf where one is not finite."""
-    columns = [column for column in study.metrics.columns if column.startswith(PREFIX)]
+    metrics = study.scan_metrics()
+    columns = [column for column in metrics.collect_schema().names() if column.startswith(PREFIX)]
     if not columns:
         return {}
     depths = {run.id: run.model.depth for run in runs}
-    rows = study.metrics.select("id", "step", *columns).filter(
-        pl.col("id").is_in(list(depths)) & pl.any_horizontal(pl.col(columns).is_not_null())
-    )
+    logged = pl.col("id").is_in(list(depths)) & pl.any_horizontal(pl.col(columns).is_not_null())
+    rows = metrics.select("id", "step", *columns).filter(logged).collect()
     first = rows.sort("step").group_by("id", maintain_order=True).head(4 * FIRST)
     found: dict[str, Logged] = {}
     for row in first.iter_rows(named=True):

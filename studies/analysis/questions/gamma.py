@@ -7,8 +7,7 @@ physical batches, or transferred in other ways, are taken apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -20,6 +19,7 @@ from specs.quantities import format_quantity
 from studies.analysis.laws.base import Array, Interval
 from studies.analysis.laws.statistics import central
 from studies.analysis.outcomes import Outcomes, outcomes
+from studies.analysis.questions.base import base_transfer
 from studies.analysis.results import Study
 from studies.analysis.settings import batch_groups, in_words
 
@@ -166,7 +166,7 @@ def batch_exponent(study: Study, bootstrap: int = 1000, seed: int = 0) -> tuple[
                 continue
             ended = outcomes(study) if ended is None else ended
             fitted = [_Sweep(*sweep, ended, bootstrap, seed + k) for k, sweep in enumerate(swept.items())]
-            found.append(_fit(fitted, width, depth, in_words(setting, arm), _own_transfer(study.folder)))
+            found.append(_fit(fitted, width, depth, in_words(setting, arm), base_transfer(study)))
     return tuple(one for one in found if any(horizon.runs for horizon in one.horizons))
 
 
@@ -412,19 +412,3 @@ def _warnings(horizons: Sequence[Horizon], held: int | None, usable: int, bends:
     elif usable < FEWEST_HORIZONS:
         said.append(f"γ rests on {usable} horizons alone")
     return tuple(said)
-
-
-def _own_transfer(folder: Path) -> TransferSpec | None:
-    """The base's transfer as the study's file has it; None where it has none or cannot be read any more."""
-    # What reads studies takes a while to import, and few studies have a γ.
-    from pydantic import ValidationError
-
-    from specs.errors import SpecError
-    from specs.load import load_study
-    from specs.study import TransferSpec
-
-    try:
-        base: Mapping[str, object] = load_study(folder / "study.yaml").document.data["base"]
-        return TransferSpec.model_validate(base["transfer"])
-    except (SpecError, OSError, KeyError, ValidationError):
-        return None

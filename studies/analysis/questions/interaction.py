@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 
 from compiler.plan import RunPlan
-from studies.analysis.fits import Count
+from studies.analysis.fits import Count, sizes_of
 from studies.analysis.laws.base import UnidentifiedError
 from studies.analysis.laws.interaction import Interaction, fit_interaction
 from studies.analysis.laws.joint_comparison import Comparison, compare
 from studies.analysis.laws.simplex_regression import FEWEST
 from studies.analysis.outcomes import outcomes
 from studies.analysis.results import Study
-from studies.analysis.settings import Setting, fixed_settings, in_words, label, shape_of
+from studies.analysis.settings import by_setting, in_words, is_weight, label, shape_of
 
 FEWEST_SIZES = 3
 
@@ -74,11 +74,8 @@ def joint_laws(
     """
     runs = [run for run in study.plan.runs if len(run.mix) == 1]
     names = tuple(study.modalities)
-    weights = {path for run in runs for path in run.point if path.startswith("modalities.") and path.endswith("weight")}
-    settings = fixed_settings(runs, {*weights, "tokens", "model", "flops"}, lambda run: (run.tokens, shape_of(run)))
-    groups: dict[Setting, list[RunPlan]] = {}
-    for run in runs:
-        groups.setdefault(settings[run.id], []).append(run)
+    weights = {path for run in runs for path in run.point if is_weight(path)}
+    groups = by_setting(runs, {*weights, "tokens", "model", "flops"}, lambda run: (run.tokens, shape_of(run)))
     asked = [(words, some) for setting, members in groups.items() for words, some in _apart(members, label(setting))]
     asked = [(words, members) for words, members in asked if _asks(members)]
     if not asked:
@@ -118,8 +115,7 @@ def _fit(
     bootstrap: int,
     seed: int,
 ) -> JointLaws:
-    parameters = [run.model.parameters for run in runs]
-    N = np.array([p.total if count == "total" else p.non_embedding for p in parameters], float)
+    N = sizes_of(runs, count)
     weights = [[run.modalities[m].weight if m in run.modalities else 0.0 for m in names] for run in runs]
     tokens = np.array(weights) * np.array([[run.tokens] for run in runs])
     warnings = []

@@ -22,7 +22,7 @@ from studies.analysis.noise import seed_noise
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.questions.base import base_modalities
 from studies.analysis.results import Study
-from studies.analysis.settings import Setting, Shape, fixed_settings, label, shape_of
+from studies.analysis.settings import Shape, by_place, is_weight, label, shape_of
 
 
 class Mixing(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,11 +67,8 @@ def mixing(
     """
     runs = [run for run in study.plan.runs if len(run.mix) == 1]
     names = tuple(study.modalities)
-    weights = {path for run in runs for path in run.point if _is_weight(path)}
-    settings = fixed_settings(runs, {*weights, "tokens", "model.width", "model.depth"}, lambda run: _place(run, names))
-    groups: dict[tuple[float, Shape, Setting], list[RunPlan]] = {}
-    for run in runs:
-        groups.setdefault((run.tokens, shape_of(run), settings[run.id]), []).append(run)
+    weights = {path for run in runs for path in run.point if is_weight(path)}
+    groups = by_place(runs, weights, lambda run: _place(run, names))
     asked = {key: members for key, members in groups.items() if len({_mix(run, names) for run in members}) >= FEWEST}
     if not asked:
         return ()
@@ -111,10 +108,6 @@ def mixing(
             )
         )
     return tuple(found)
-
-
-def _is_weight(path: str) -> bool:
-    return path.startswith("modalities.") and path.endswith(".weight")
 
 
 def _mix(run: RunPlan, names: Sequence[str]) -> Mix:

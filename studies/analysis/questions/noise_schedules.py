@@ -22,7 +22,7 @@ from studies.analysis.noise import seed_noise
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.questions.base import base_modalities
 from studies.analysis.results import Study
-from studies.analysis.settings import Setting, Shape, fixed_settings, label, shape_of
+from studies.analysis.settings import by_place, label, shape_of
 
 _NOISE = re.compile(r"modalities\..*\.noise(\.|$)")
 
@@ -83,10 +83,7 @@ def noise_schedules(study: Study, permutations: int = 2000, seed: int = 0) -> tu
     """The comparisons of noise schedules in a study, for each token count, shape and setting."""
     runs = study.plan.runs
     paths = {path for run in runs for path in run.point if _NOISE.match(path)}
-    settings = fixed_settings(runs, {*paths, "tokens", "model.width", "model.depth"}, _place)
-    groups: dict[tuple[float, Shape, Setting], list[RunPlan]] = {}
-    for run in runs:
-        groups.setdefault((run.tokens, shape_of(run), settings[run.id]), []).append(run)
+    groups = by_place(runs, paths, _place)
     asked = {key: members for key, members in groups.items() if _varied(members)}
     if not asked:
         return ()

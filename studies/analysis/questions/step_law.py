@@ -13,15 +13,14 @@ import numpy as np
 
 from compiler.plan import RunPlan
 from compiler.records import MIX
-from studies.analysis.fits import Count
+from studies.analysis.fits import Count, sizes_of
 from studies.analysis.laws import optima
 from studies.analysis.laws.base import UnidentifiedError
 from studies.analysis.laws.optima import OptimumLaw, StepLaw
-from studies.analysis.laws.optimum_surface import Optimum
 from studies.analysis.outcomes import Outcomes, outcomes
 from studies.analysis.questions.learning_rate import PATH
 from studies.analysis.results import Study
-from studies.analysis.settings import Setting, fixed_settings, label, shape_of
+from studies.analysis.settings import by_setting, label, shape_of
 
 FEWEST = 3
 PLACES = 3
@@ -41,7 +40,7 @@ class Optima(msgspec.Struct, frozen=True, kw_only=True):
         found: dict[str, Any] = {"setting": self.setting, "runs": self.runs, "warnings": self.warnings}
         if self.law is not None:
             laws = {"lr": self.law.lr, "batch": self.law.batch}
-            found |= {"optima": [_optimum(one) for one in self.law.optima]}
+            found |= {"optima": msgspec.to_builtins(self.law.optima)}
             found |= {name: None if law is None else _law(law) for name, law in laws.items()}
         return found
 
@@ -50,10 +49,7 @@ def step_law(study: Study, count: Count = "non_embedding", bootstrap: int = 1000
     """The optima and laws of the mix's final nelbo, one for each setting of a study's other axes."""
     runs = [run for run in study.plan.runs if isinstance(run.point.get(PATH), int | float)]
     paths = (PATH, "batch", "tokens", "model", "flops")
-    settings = fixed_settings(runs, paths, lambda run: (run.tokens, shape_of(run)))
-    groups: dict[Setting, list[RunPlan]] = {}
-    for run in runs:
-        groups.setdefault(settings[run.id], []).append(run)
+    groups = by_setting(runs, paths, lambda run: (run.tokens, shape_of(run)))
     asked = {setting: members for setting, members in groups.items() if _asks(members)}
     if not asked:
         return ()
@@ -72,12 +68,11 @@ def _asks(runs: list[RunPlan]) -> bool:
 def _fit(runs: list[RunPlan], ended: Outcomes, setting: str, count: Count, bootstrap: int, seed: int) -> Optima:
     known = [run for run in runs if MIX in ended.get(run.id, {})]
     law, warnings = None, []
-    parameters = [run.model.parameters for run in known]
     try:
         if not known:
             raise UnidentifiedError("no run has ended")
         law = optima.fit(
-            [p.total if count == "total" else p.non_embedding for p in parameters],
+            sizes_of(known, count),
             [run.tokens for run in known],
             [float(run.point[PATH] or math.nan) for run in known],
             np.array([ended[run.id][MIX] for run in known]),
@@ -93,11 +88,6 @@ def _fit(runs: list[RunPlan], ended: Outcomes, setting: str, count: Count, boots
         law=law,
         warnings=(*warnings, *(() if law is None else law.warnings)),
     )
-
-
-def _optimum(one: Optimum) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(one)
-    return plain
 
 
 def _law(law: OptimumLaw) -> dict[str, Any]:

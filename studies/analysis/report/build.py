@@ -28,14 +28,15 @@ def report_sections(study: Study, how: How, made: str = "") -> tuple[str, list[S
         scaled = [scaling.law(laws), *scaling.compute_optimal(laws), *scaling.residuals(laws)]
     elif not found:
         scaled = [scaling.unfitted(results, how)]
-    held_out = scaling.held_out(results) if len(results) and (laws is not None or not found) else []
+    # Where a study was made for something else, how its loss scales says little.
+    plain = bool(len(results)) and (laws is not None or not found)
     return overview.head(study, results, used, made), [
         *map(answer_section, found),
         *scaled,
         overview.overview(study, results),
-        *held_out,
+        *(scaling.held_out(results) if plain else []),
         training.loss_curves(study),
-        *([references.token_frequencies(study)] if len(results) and (laws is not None or not found) else []),
+        *([references.token_frequencies(study)] if plain else []),
         references.seeds(results),
         *costs.costs(used),
         *samples.samples(study),

@@ -10,8 +10,9 @@ from specs.quantities import format_quantity
 from studies.analysis.charts import utilisation as charts
 from studies.analysis.page import card, table
 from studies.analysis.report.sections import Card, Section
-from studies.analysis.report.wording import NONE, percent
+from studies.analysis.report.wording import percent
 from studies.analysis.views.question import Figure
+from studies.analysis.views.words import NONE
 
 
 def costs(used: pl.DataFrame) -> list[Section]:

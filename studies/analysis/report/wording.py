@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-NONE = "–"
-
-
-def number(value: float) -> str:
-    """Three significant digits; thousands in full."""
-    return f"{value:,.0f}" if 1e3 <= value < 1e7 else f"{value:.3g}"
+from studies.analysis.views.words import NONE
 
 
 def nats(value: float | None) -> str:

@@ -11,11 +11,12 @@ import polars as pl
 
 from specs.quantities import format_quantity
 from studies.analysis.fits import COLUMN, Count
+from studies.analysis.laws.base import Interval
 from studies.analysis.laws.isoflop import TOLERANCE, Budget, IsoFlop, PowerLaw
 from studies.analysis.questions.scaling import Approaches, Scaling, scaling
 from studies.analysis.results import modality_title
 from studies.analysis.views.question import Block, Figure, Question
-from studies.analysis.views.words import NONE, Cell, Found, Interval, stacked, together
+from studies.analysis.views.words import NONE, Cell, Found, stacked, together
 
 if TYPE_CHECKING:
     import altair as alt

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from studies.analysis.laws.base import Interval
+
 NONE = "–"
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
