@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,10 +117,12 @@ def test_requeued_jobs_and_those_of_a_node_that_goes_down_run_again(cluster: Clu
 
 
 def test_two_sessions_do_not_meet_and_a_killed_one_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    # A job without an environment, and so without a search path, also waits for no login shell to make one.
+    sleep = f"{shutil.which('setsid')} {shutil.which('sleep')} 1000"
     code = (
         "from tests.slurm import Cluster\n"
         "with Cluster() as cluster:\n"
-        "    cluster.run('sbatch', '--export=NIL', '-N2', '--wrap', 'srun setsid sleep 1000')\n"
+        f"    cluster.run('sbatch', '--export=NIL', '-N2', '--wrap', 'srun {sleep}')\n"
         "    print(cluster.folder, flush=True)\n"
         "    input()\n"
     )
