@@ -77,9 +77,13 @@ def plan(
     gantt: Annotated[Path | None, typer.Option(help="Draw the study on its cluster: .html, .svg or .png.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Build each distinct trainer at its world size.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a row a run, as CSV.")] = False,
+    out: Annotated[Path, typer.Option(help="Where finished runs are kept, for a sampling study.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Compile a study and show its runs; run nothing."""
+    if _samples(study):
+        _plan_sampling(study, overrides, out, limit, as_json)
+        return
     result = compiled(study, overrides, as_json, limit).plan
     if gantt is not None:
         from studies.analysis.gantt import write_gantt
@@ -209,11 +213,13 @@ def diff(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    sampling: Annotated[bool, typer.Option("--sampling", help="Of sampling studies.")] = False,
+) -> None:
     """Print the JSON Schema of a study, for completion in editors."""
     from specs.schema import json_schema
 
-    print(json.dumps(json_schema(), indent=1))
+    print(json.dumps(json_schema(sampling=sampling), indent=1))
 
 
 @app.command()
@@ -251,7 +257,11 @@ def run(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Train all runs of a study on this machine. Run again, it continues where it was."""
+    """Train all runs of a study on this machine, or draw the points of a sampling study. Run again, it continues where
+    it was."""
+    if _samples(study):
+        _run_sampling(study, overrides, out, limit, as_json)
+        return
     result = compiled(study, overrides, as_json, limit)
     from rich.console import Console
 
@@ -404,6 +414,89 @@ def logs(
             keep_printing(home, sys.stdout)
 
 
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/demo/runs/ID.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="The sampler's, such as steps=16 guidance=2.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="text, text-to-image, text-to-speech, image-to-text, speech-to-text, infill, …")
+    ] = "text",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to go by: text, or a PNG or WAV file; held-out data without it.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, max=1_000_000, help="Samples.")] = 16,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    modality: Annotated[str | None, typer.Option(help="Which modality to infill.")] = None,
+    judged: Annotated[bool, typer.Option("--judge", help="Say what judges say, beside real held-out data.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default RUN/samples.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sample from a trained run: text, pictures, speech, one given another, or what is missing."""
+    with mistakes(as_json), failures():
+        from rich.console import Console
+
+        from runtime.sampling.command import Wanted, show
+        from runtime.sampling.command import sample as draw
+
+        wanted = Wanted(task, n, prompt or [], settings or [], seed, modality, judged, out)
+        sampled = draw(folder, wanted, Console(stderr=True))
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(sampled).decode())
+    else:
+        show(sampled, Console())
+
+
+def _samples(study: Path) -> bool:
+    from specs.sampling import is_sampling_study
+
+    return is_sampling_study(study)
+
+
+def _sampled(folder: Path) -> Path | None:
+    """`folder` where it is a sampling study's."""
+    from compiler.sampling import PLAN
+
+    return folder if (folder / PLAN).is_file() else None
+
+
+def _plan_sampling(study: Path, overrides: list[str] | None, out: Path, limit: int | None, as_json: bool) -> None:
+    with mistakes(as_json):
+        from compiler.expand import LIMIT
+        from compiler.sampled import compile_sampling
+
+        plan = compile_sampling(study, overrides or [], out, limit=limit or LIMIT)
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(plan).decode())
+    else:
+        from rich.console import Console
+
+        from compiler.show import show_sampling
+
+        show_sampling(plan, Console())
+
+
+def _run_sampling(study: Path, overrides: list[str] | None, out: Path, limit: int | None, as_json: bool) -> None:
+    with mistakes(as_json), failures():
+        from rich.console import Console
+
+        from compiler.expand import LIMIT
+        from compiler.sampled import compile_sampling
+        from runtime.sampling.study import run_sampling
+
+        plan = compile_sampling(study, overrides or [], out, limit=limit or LIMIT)
+        judged = run_sampling(plan, study, out, Console(stderr=as_json))
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(judged).decode())
+
+
 Params = Annotated[
     Literal["non_embedding", "total"], typer.Option(help="Which parameters of a study's runs are the law's N.")
 ]
@@ -437,9 +530,18 @@ def fit(
     bootstrap: Bootstrap = 1000,
     by: By = "run",
     value: Value = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Of a sampling study: the file of defaults to put those found into.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta; and what else a study asks, such as its best mix."""
+    """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta; and what else a study asks, such as its best mix, or
+    the best sampler."""
+    if (folder := _sampled(sources[0])) is not None:
+        from studies.analysis.sampling.cli import run_sampling_fit
+
+        with mistakes(as_json):
+            raise typer.Exit(run_sampling_fit(folder, as_json, write))
     from studies.analysis.cli import run_fit
     from studies.analysis.tables import Columns
 
@@ -461,6 +563,11 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html and results.parquet into a study's folder, or show it while the study runs."""
+    if _sampled(folder) is not None:
+        from studies.analysis.sampling.cli import run_sampling_report
+
+        with mistakes(as_json):
+            raise typer.Exit(run_sampling_report(folder, as_json))
     from studies.analysis.cli import run_report, run_serve
 
     with mistakes(as_json):

@@ -12,16 +12,15 @@ from pathlib import Path
 
 from compiler.catalogue import Catalogue
 from compiler.clusters import UnknownClusterError, find_cluster
-from compiler.expand import LIMIT, Dimension, Point, dimensions, factors_of, points
+from compiler.expand import LIMIT, Dimension, Point, dimensions, factors_of, filters_of, points
 from compiler.identity import plan_digest
 from compiler.names import Namer
 from compiler.plan import ClusterPlan, RunPlan, StudyPlan, Totals
 from compiler.run import Compiler
 from compiler.timeline import study_hours, timeline
 from compiler.warnings import warnings
-from specs.document import Parts
 from specs.errors import Problem, RuleError, SpecError
-from specs.expression import Condition, ExpressionError, check_path, compile_condition
+from specs.expression import ExpressionError
 from specs.load import LoadedStudy, load_study
 
 MAX_PROBLEMS = 20
@@ -42,21 +41,6 @@ class Compiled:
     plan: StudyPlan
     loaded: LoadedStudy
     points: tuple[Point, ...]
-
-
-class Filter:
-    """One condition of `exclude` or `only`, written at `where`."""
-
-    def __init__(self, text: str, keeps: bool, where: Parts) -> None:
-        self.text, self.keeps, self.where = text, keeps, where
-        self.condition: Condition = compile_condition(text, lambda path: check_path(RunPlan, path))
-        self.taken = 0
-
-    def drops(self, run: RunPlan) -> bool:
-        """Whether the condition takes `run` out. Raises ExpressionError."""
-        dropped = self.condition(run) != self.keeps
-        self.taken += dropped
-        return dropped
 
 
 def compile_study(path: Path, overrides: Sequence[str] = (), *, limit: int = LIMIT) -> StudyPlan:
@@ -95,7 +79,7 @@ class _Compilation:
         self.loaded, self.cluster = loaded, cluster
         self.problems: dict[Problem, None] = {}
         self.namer: Namer | None = None
-        self.filters = self._filters()
+        self.filters = filters_of(loaded, RunPlan)
         self.unexpanded = factors_of(loaded, limit)
         # One factor is tried as it is expanded; of several, so many alternatives are tried alone before that.
         self.factors = dimensions(loaded, self.unexpanded, PROBED if len(self.unexpanded) > 1 else sys.maxsize)
@@ -133,7 +117,7 @@ class _Compilation:
             device_hours=math.fsum(run.device_hours for run in runs),
         )
         idle = [one for one in self.filters if not one.taken]
-        told = [f"'{one.text}' ({'only' if one.keeps else 'exclude'}) takes no point out" for one in idle]
+        told = [f"{one} takes no point out" for one in idle]
         plan = StudyPlan(
             study=self.loaded.study.study,
             digest=plan_digest(totals, runs),
@@ -186,21 +170,6 @@ class _Compilation:
         if self.namer is None:
             return self.compiler.resolve(point, "", {})
         return self.compiler.resolve(point, self.namer.name(point), self.namer.values(point))
-
-    def _filters(self) -> list[Filter]:
-        """The study's conditions. Raises SpecError where one cannot be read."""
-        filters = []
-        for index, axis in enumerate(self.loaded.study.axes):
-            for kind, conditions in (("exclude", axis.exclude), ("only", axis.only)):
-                for number, text in enumerate(conditions or ()):
-                    where: Parts = ("axes", index, kind, number)
-                    try:
-                        filters.append(Filter(text, kind == "only", where))
-                    except ExpressionError as error:
-                        self.problems[self.loaded.document.problem(where, error.what, error.todo)] = None
-        if self.problems:
-            raise SpecError(self.problems)
-        return filters
 
     def _expression_problem(self, error: ExpressionError, point: Point) -> Problem:
         """A condition that fails at a point: on the condition's line."""

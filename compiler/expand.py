@@ -8,14 +8,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import msgspec
+from pydantic import BaseModel
+
 from compiler import ranges
 from specs.document import Parts
 from specs.errors import Problem, RuleError, SpecError
+from specs.expression import Condition, ExpressionError, check_path, compile_condition
 from specs.interpolation import interpolated, references
-from specs.load import LoadedStudy
+from specs.load import AnyLoaded
 from specs.messages import known_keys, section_at, type_at
 from specs.sections import Setting
-from specs.study import Axis, Base, LogSpec, RangeSpec
+from specs.study import Axis, LogSpec, RangeSpec
 from specs.suggest import suggestion
 
 LIMIT = 1_000_000
@@ -36,6 +40,24 @@ class Budget(NamedTuple):
     flops: float
 
 
+class Filter:
+    """One condition of `exclude` or `only`, written at `where`, on what a point becomes: a `struct`."""
+
+    def __init__(self, text: str, keeps: bool, where: Parts, struct: type[msgspec.Struct]) -> None:
+        self.text, self.keeps, self.where = text, keeps, where
+        self.condition: Condition = compile_condition(text, lambda path: check_path(struct, path))
+        self.taken = 0
+
+    def drops(self, found: msgspec.Struct) -> bool:
+        """Whether the condition takes `found` out. Raises ExpressionError."""
+        dropped = self.condition(found) != self.keeps
+        self.taken += dropped
+        return dropped
+
+    def __str__(self) -> str:
+        return f"'{self.text}' ({'only' if self.keeps else 'exclude'})"
+
+
 class Factor(NamedTuple):
     """A factor of the product before it is expanded: `make` gives its `size` alternatives."""
 
@@ -43,7 +65,7 @@ class Factor(NamedTuple):
     make: Callable[[], Iterable[Point]]
 
 
-def factors_of(loaded: LoadedStudy, limit: int = LIMIT) -> list[Factor]:
+def factors_of(loaded: AnyLoaded, limit: int = LIMIT) -> list[Factor]:
     """The factors of a study's product of axes, in the order written, none of them expanded.
 
     Raises SpecError for what an axis cannot be, such as a zip of unequal lengths, and for more than `limit` points.
@@ -67,7 +89,23 @@ def factors_of(loaded: LoadedStudy, limit: int = LIMIT) -> list[Factor]:
     return factors
 
 
-def dimensions(loaded: LoadedStudy, factors: Sequence[Factor], most: int = sys.maxsize) -> list[Dimension]:
+def filters_of(loaded: AnyLoaded, struct: type[msgspec.Struct]) -> list[Filter]:
+    """A study's conditions, on what its points become. Raises SpecError where one cannot be read."""
+    filters, problems = [], []
+    for index, axis in enumerate(loaded.study.axes):
+        for kind, conditions in (("exclude", axis.exclude), ("only", axis.only)):
+            for number, text in enumerate(conditions or ()):
+                where: Parts = ("axes", index, kind, number)
+                try:
+                    filters.append(Filter(text, kind == "only", where, struct))
+                except ExpressionError as error:
+                    problems.append(loaded.document.problem(where, error.what, error.todo))
+    if problems:
+        raise SpecError(problems)
+    return filters
+
+
+def dimensions(loaded: AnyLoaded, factors: Sequence[Factor], most: int = sys.maxsize) -> list[Dimension]:
     """The first `most` alternatives of each factor. Raises SpecError for unknown or doubly set paths."""
     made = [list(itertools.islice(factor.make(), most)) for factor in factors]
     problems = list(_bad_paths(loaded, made))
@@ -82,21 +120,24 @@ def points(factors: list[Dimension]) -> Iterator[Point]:
         yield tuple(itertools.chain.from_iterable(combination))
 
 
-def _factors(loaded: LoadedStudy, axis: Axis, at: Parts) -> Iterator[Factor]:
+def _factors(loaded: AnyLoaded, axis: Axis, at: Parts) -> Iterator[Factor]:
     """The factors that one axis stands for. Raises RuleError, its path counted from the axis."""
+    base = loaded.kind.base
     if axis.grid is not None:
         for path, values in axis.grid.items():
             yield _column(path, values, (*at, "grid", path))
     elif axis.log is not None:
         for path, spec in axis.log.items():
-            yield _log(path, _whole(path, spec), (*at, "log", path))
+            yield _log(path, _whole(base, path, spec), (*at, "log", path))
     elif axis.zip is not None:
         yield _zip(axis.zip, (*at, "zip"))
     elif axis.named is not None:
         yield Factor(len(axis.named), lambda: _named(axis.named or [], (*at, "list")))
     elif axis.sample is not None:
         where: Parts = (*at, "sample")
-        kinds = {path: one if isinstance(one, list) else _whole(path, one) for path, one in axis.sample.ranges.items()}
+        kinds = {
+            path: one if isinstance(one, list) else _whole(base, path, one) for path, one in axis.sample.ranges.items()
+        }
         sample = axis.sample.model_copy(update={"ranges": kinds})
         yield Factor(
             sample.points,
@@ -139,9 +180,9 @@ def _log(path: str, spec: LogSpec, where: Parts) -> Factor:
     return _column(path, ranges.log_values(spec), where)
 
 
-def _whole(path: str, spec: SomeRange) -> SomeRange:
+def _whole(base: type[BaseModel], path: str, spec: SomeRange) -> SomeRange:
     """`spec`, rounded to whole numbers where `path` takes no others."""
-    whole = spec.multiple is None and type_at(Base, tuple(path.split("."))) is int
+    whole = spec.multiple is None and type_at(base, tuple(path.split("."))) is int
     return spec.model_copy(update={"multiple": 1}) if whole else spec
 
 
@@ -175,7 +216,7 @@ def _zip(table: dict[str, list[Any]], where: Parts) -> Factor:
     )
 
 
-def _seeds(loaded: LoadedStudy, seeds: Any, where: Parts) -> Factor:
+def _seeds(loaded: AnyLoaded, seeds: Any, where: Parts) -> Factor:
     """`seeds: n` are n seeds from the base's on; a list is taken as it is."""
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
         first = loaded.document.data["base"].get("seed", 0)
@@ -186,7 +227,7 @@ def _seeds(loaded: LoadedStudy, seeds: Any, where: Parts) -> Factor:
     raise RuleError("seeds", f"{seeds!r} is neither a number of seeds nor a list of them", "write 2, or [0, 1]")
 
 
-def _bad_paths(loaded: LoadedStudy, factors: list[Dimension]) -> Iterator[Problem]:
+def _bad_paths(loaded: AnyLoaded, factors: list[Dimension]) -> Iterator[Problem]:
     taken: dict[str, None] = {}
     for factor in factors:
         found: dict[str, Setting] = {}
@@ -196,7 +237,7 @@ def _bad_paths(loaded: LoadedStudy, factors: list[Dimension]) -> Iterator[Proble
         for path, setting in found.items():
             # Without the index of the value: the complaint is of the path.
             where = setting.where[:-1] if isinstance(setting.where[-1], int) else setting.where
-            complaint = _unknown(path, loaded.document.data["base"])
+            complaint = _unknown(loaded.kind.base, path, loaded.document.data["base"])
             if complaint:
                 yield loaded.document.problem(where, *complaint)
             for other in (*taken, *(one for one in found if one < path)):
@@ -208,7 +249,7 @@ def _bad_paths(loaded: LoadedStudy, factors: list[Dimension]) -> Iterator[Proble
     yield from _stale(loaded, list(taken))
 
 
-def _stale(loaded: LoadedStudy, taken: list[str]) -> Iterator[Problem]:
+def _stale(loaded: AnyLoaded, taken: list[str]) -> Iterator[Problem]:
     """Interpolations on the axes, which are resolved once, of what an axis sets."""
     for parts, text in interpolated(loaded.document.data.get("axes"), ("axes",)):
         for named in references(text):
@@ -220,16 +261,16 @@ def _stale(loaded: LoadedStudy, taken: list[str]) -> Iterator[Problem]:
                 yield loaded.document.problem(parts, what, "write the interpolation in the base instead")
 
 
-def _unknown(path: str, data: Any) -> tuple[str, str] | None:
+def _unknown(base: type[BaseModel], path: str, data: Any) -> tuple[str, str] | None:
     """What is wrong with an axis' path and what to do; None where it leads to a value of the base."""
     parts = path.split(".")
     for depth, part in enumerate(parts):
         around = tuple(parts[:depth])
-        section = section_at(Base, around)
+        section = section_at(base, around)
         if isinstance(data, list):
             names = [str(i) for i in range(len(data))]
         else:
-            names = known_keys(Base, around) if section else list(data) if isinstance(data, dict) else []
+            names = known_keys(base, around) if section else list(data) if isinstance(data, dict) else []
         last_of_mapping = section is None and depth == len(parts) - 1 and isinstance(data, dict)
         if part not in names and not last_of_mapping:
             if depth == 0 and part == "base":

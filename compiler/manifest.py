@@ -26,6 +26,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens` counts the training split. `entropy` is the unigram entropy of the training tokens, in nats per token;
     `field_entropy` the same with the place inside a frame of `fields` interleaved codes known (equal where fields = 1).
+    `places` are the ids [first, last) that each place inside a frame may hold; empty where each may hold all.
     """
 
     vocabulary: str
@@ -33,6 +34,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     entropy: float
     field_entropy: float
     fields: int = 1
+    places: tuple[tuple[int, int], ...] = ()
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import asdict
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from rich.text import Text
 from compiler.columns import SHOWN, Column, Value, axis_paths, find_column, format_value, match, plain, sorted_runs
 from compiler.outliers import outliers
 from compiler.plan import RunPlan, StudyPlan
+from compiler.sampling import Sampler, SamplingPlan
 from specs.errors import RuleError
 from specs.quantities import format_quantity as short
 from specs.suggest import suggestion
@@ -79,6 +81,22 @@ def show(
     _show_parts(parts, console, limit)
     for line in _closing(plan):
         console.print(Text(line), soft_wrap=True)
+
+
+def show_sampling(plan: SamplingPlan, console: Console) -> None:
+    """Print the points of a sampling study, after its warnings."""
+    for warning in plan.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    console.print(Text(f"{plan.study} ({plan.digest})", style="bold"), soft_wrap=True)
+    table = Table("point", "task", "samples", "sampler", box=None)
+    usual = Sampler()
+    for point in plan.points:
+        own = {name: value for name, value in asdict(point.sampler).items() if value != getattr(usual, name)}
+        told = ", ".join(f"{name}={'one a token' if value is None else value}" for name, value in own.items())
+        table.add_row(*map(Text, (point.name, point.task, str(point.n), told or "as the model has it")))
+    print_table(table, console)
+    runs = f"{len(plan.names)} runs" if len(plan.names) > 3 else ", ".join(plan.names.values())
+    console.print(Text(f"{len(plan.points)} points on {runs}; nothing is trained"), soft_wrap=True)
 
 
 def print_table(table: Table, console: Console) -> None:

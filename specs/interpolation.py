@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, reduce
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
@@ -46,6 +47,20 @@ _ITSELF = "$"
 """A key that no reference can name."""
 
 Scalar: TypeAlias = int | float | str | bool | None
+S = TypeVar("S", bound=BaseModel)
+B = TypeVar("B", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S, B]):
+    """A kind of study: the section that its file is, and the one that its `base` is at each point of the axes."""
+
+    study: type[S]
+    base: type[B]
+
+
+STUDY = Kind(Study, Base)
+AnyKind: TypeAlias = Kind[Any, Any]
 
 
 class InterpolationError(Exception):
@@ -159,8 +174,6 @@ def defaults(model: type[BaseModel]) -> dict[str, Any]:
 
 def _within(hint: Any, part: str | int) -> Any:
     """The type of the value at `part` of a value of type `hint`, None where that is not known."""
-    if hint is Study and part == "base":
-        return Base
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         field = keyed_fields(hint).get(str(part))
         return field.annotation if field else None
@@ -187,8 +200,8 @@ def _default(hint: Any, part: str | int) -> tuple[Any] | None:
 class Resolver:
     """Resolves the interpolations of one study, `root` as plain data, at any settings of its values."""
 
-    def __init__(self, root: dict[str, Any]) -> None:
-        self.root = root
+    def __init__(self, root: dict[str, Any], kind: AnyKind = STUDY) -> None:
+        self.root, self.kind = root, kind
 
     def resolve(self, parts: Parts, settings: Mapping[str, Any]) -> Any:
         """The plain value at `parts`, with values set at dotted paths (from the root) for this call only.
@@ -198,14 +211,14 @@ class Resolver:
         root: Any = self.root
         for path, value in settings.items():
             root = replaced(root, path.split("."), value)
-        return _Resolution(root).value(parts)
+        return _Resolution(root, self.kind).value(parts)
 
 
 class _Resolution:
     """One pass over a study, each value that is referred to resolved once."""
 
-    def __init__(self, root: dict[str, Any]) -> None:
-        self.root = root
+    def __init__(self, root: dict[str, Any], kind: AnyKind) -> None:
+        self.root, self.kind = root, kind
         self.known: dict[Parts, tuple[Any, int]] = {}
         self.chain: list[Parts] = []
         self.expanded = 0
@@ -274,7 +287,7 @@ class _Resolution:
     def _follow(self, parts: Parts) -> tuple[Any, Parts]:
         """What is written at a path, or the default there, and the path with the indices of lists as numbers."""
         here: Any = self.root
-        hint: Any = Study
+        hint: Any = self.kind.study
         at: Parts = ()
         for part in parts:
             default = _default(hint, part) if isinstance(here, dict) and part not in here else None
@@ -291,7 +304,7 @@ class _Resolution:
             else:
                 todo = "write a value there (paths count from the root, such as ${base.model.width})"
                 raise InterpolationError(f"'${{{dotted(parts)}}}' leads to nothing", todo, varies=True)
-            hint = _within(hint, part)
+            hint = self.kind.base if (at, part) == ((), "base") else _within(hint, part)
             here = following
             at = (*at, part)
         return here, at
@@ -360,7 +373,7 @@ def _register() -> None:
 # A study as a whole
 
 
-def check(document: Document) -> bool:
+def check(document: Document, kind: AnyKind = STUDY) -> bool:
     """Whether the document interpolates at all. Raises SpecError for what is no plain path to a value and no
     function of the language, for circles, and for what would grow too large.
 
@@ -378,7 +391,7 @@ def check(document: Document) -> bool:
         except InterpolationError as error:
             problems[parts] = error
     if not problems and found:
-        resolution = _Resolution(document.data)
+        resolution = _Resolution(document.data, kind)
         for parts, _ in found:
             if len(problems) >= MAX_PROBLEMS:
                 break
@@ -389,7 +402,7 @@ def check(document: Document) -> bool:
                     problems[parts] = error
         if not problems:
             try:
-                resolve(document.data)
+                resolve(document.data, kind)
             except InterpolationError as error:
                 problems[error.parts] = error
     if problems:
@@ -397,8 +410,8 @@ def check(document: Document) -> bool:
     return bool(found)
 
 
-def resolve(data: dict[str, Any]) -> dict[str, Any]:
+def resolve(data: dict[str, Any], kind: AnyKind = STUDY) -> dict[str, Any]:
     """`data` with the interpolations outside of `base` resolved; the base's are, at each point of the axes. Raises
     InterpolationError."""
-    resolution = _Resolution(data)
+    resolution = _Resolution(data, kind)
     return {key: value if key == "base" else resolution.value((key,)) for key, value in data.items()}

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias
 
 from pydantic import ValidationError
 
 from specs import interpolation
 from specs.document import COMMAND_LINE, Document, Origin, Parts, override
 from specs.errors import Problem, RuleError, SpecError
-from specs.interpolation import InterpolationError
+from specs.interpolation import STUDY, B, InterpolationError, Kind, S
 from specs.messages import explain
 from specs.reuse import compose
+from specs.sampling import SAMPLING, SamplingBase, SamplingStudy
 from specs.sections import Sections, Setting
 from specs.study import Base, Study
 
@@ -23,19 +24,20 @@ SHORT = ("kind", "steps")
 
 
 @dataclass
-class LoadedStudy:
-    """A study whose outside is checked."""
+class Loaded(Generic[S, B]):
+    """A study of any kind whose outside is checked."""
 
-    study: Study
+    study: S
     document: Document
+    kind: Kind[S, B]
     sections: Sections = field(init=False)
-    _template: Base | None = None
+    _template: B | None = None
     _varied: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.sections = Sections(self.document.data)
+        self.sections = Sections(self.document.data, self.kind)
 
-    def base(self, point: Iterable[Setting] = ()) -> Base:
+    def base(self, point: Iterable[Setting] = ()) -> B:
         """The base with a point's values set. Raises SpecError, each problem on the line that caused it."""
         settings: dict[str, list[Setting]] = {}
         for setting in point:
@@ -57,9 +59,11 @@ class LoadedStudy:
         """
         written = self.document.data["base"]
         try:
-            Base.model_validate({name: written[name] for name in written if name not in self.sections.derived})
+            self.kind.base.model_validate(
+                {name: written[name] for name in written if name not in self.sections.derived}
+            )
         except ValidationError as error:
-            found = [one for one in explain(error, Base) if one[1] not in ("missing", "has too few entries")]
+            found = [one for one in explain(error, self.kind.base) if one[1] not in ("missing", "has too few entries")]
             if found:
                 raise SpecError(self._place(parts, what, todo, ()) for parts, what, todo in found) from None
 
@@ -97,7 +101,7 @@ class LoadedStudy:
         origin = self.document.origins.get(("base", *path.split(".")))
         return origin is not None and origin.file == COMMAND_LINE
 
-    def _whole(self, settings: dict[str, list[Setting]]) -> Base:
+    def _whole(self, settings: dict[str, list[Setting]]) -> B:
         """The base with settings (by section), validated at once, so that all that is wrong is told."""
         flat = tuple(setting for some in settings.values() for setting in some)
         data: dict[str, Any] = {}
@@ -113,9 +117,9 @@ class LoadedStudy:
                 what = f"{error.what} (at this point of the axes)" if flat else error.what
                 raise SpecError([self._place(error.parts[1:] or (name,), what, error.todo, flat)]) from None
         try:
-            return Base.model_validate(data)
+            return self.kind.base.model_validate(data)
         except ValidationError as error:
-            found = explain(error, Base)
+            found = explain(error, self.kind.base)
             raise SpecError(self._place(parts, what, todo, flat) for parts, what, todo in found) from None
 
     def _is_varied(self, parts: Parts, settings: tuple[Setting, ...]) -> bool:
@@ -129,6 +133,10 @@ class LoadedStudy:
             return place
         origin = self.document.origin(setting.where)
         return Problem(origin.file, origin.line, place.path, what, todo)
+
+
+LoadedStudy: TypeAlias = Loaded[Study, Base]
+AnyLoaded: TypeAlias = Loaded[Any, Any]
 
 
 def responsible(parts: Parts, settings: tuple[Setting, ...]) -> Setting | None:
@@ -146,16 +154,25 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
 
     Raises SpecError.
     """
+    return _loaded(path, overrides, STUDY)
+
+
+def load_sampling(path: Path, overrides: Sequence[str] = ()) -> Loaded[SamplingStudy, SamplingBase]:
+    """As `load_study`, of a sampling study."""
+    return _loaded(path, overrides, SAMPLING)
+
+
+def _loaded(path: Path, overrides: Sequence[str], kind: Kind[S, B]) -> Loaded[S, B]:
     document = compose(path)
     override(document, overrides)
     data = document.data
-    if interpolation.check(document):
-        data = interpolation.resolve(data)
+    if interpolation.check(document, kind):
+        data = interpolation.resolve(data, kind)
     try:
-        study = Study.model_validate(data)
+        study = kind.study.model_validate(data)
     except ValidationError as error:
-        raise SpecError(document.problem(*one) for one in explain(error, Study)) from None
-    if study.study == "store":
+        raise SpecError(document.problem(*one) for one in explain(error, kind.study)) from None
+    if data["study"] == "store":
         what, todo = "the name 'store' is taken by the folder of all runs", "choose another name"
         raise SpecError([document.problem(("study",), what, todo)])
-    return LoadedStudy(study, document)
+    return Loaded(study, document, kind)

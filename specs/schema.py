@@ -1,7 +1,7 @@
 """A JSON Schema of study files, for completion and checks in editors.
 
-It follows from the sections of `specs.study`. It takes what a file may hold before includes, interpolations and axes
-are worked out, so it is wider than the compiler: what passes here may still be refused there.
+It follows from the sections of `specs.study`, or of `specs.sampling`. It takes what a file may hold before includes,
+interpolations and axes are worked out, so it is wider than the compiler: what passes here may still be refused there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any, TypeAlias, get_args
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
+from specs.interpolation import STUDY
 from specs.quantities import parse_quantity
-from specs.study import Base, Conditions, Study, _auto, _names, _steps
+from specs.sampling import OF_TRAINING, SAMPLING
+from specs.study import Conditions, _auto, _names, _steps
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -26,6 +28,10 @@ _QUANTITY: Schema = {
     "description": "A number, or one with a suffix K, M, B (10^9) or T (10^12): 20M.",
 }
 _ABOUT: Schema = {"title": "Triptych study", "description": "A scaling study: a base run, and axes over it."}
+_ABOUT_SAMPLING: Schema = {
+    "title": "Triptych sampling study",
+    "description": "A study of sampling from finished runs: a base point, and axes over it.",
+}
 _FILES: Schema = {
     "description": "Files to take values from, by their paths from this one: a path or a list of paths.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
@@ -58,27 +64,28 @@ _SHORT: dict[object, Schema] = {
 """What is written instead of the full value, by the function of `specs.study` that reads it."""
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a study file.
+def json_schema(*, sampling: bool = False) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a study file, or of a `sampling` study's.
 
     Every value may also be an interpolation `${…}`; every mapping may `include` files, and then nothing is required of
     it. Nothing is required of the base's sections either: axes may supply it. The keys of axes are paths into the base,
     and their values are checked as the base's are.
     """
-    models = [(Study, "validation"), (Base, "validation")]
+    kind = SAMPLING if sampling else STUDY
+    base = f"{_REF}{kind.base.__name__}"
+    models = [(kind.study, "validation"), (kind.base, "validation")]
     _, generated = models_json_schema(models, schema_generator=_Generator)  # type: ignore[arg-type]
     sections: Schema = {name: _node(section) for name, section in generated["$defs"].items()}
-    paths = dict(_paths(sections, {"$ref": f"{_REF}Base"}, f"{_REF}Base", ""))
+    paths = dict(_paths(sections, {"$ref": base}, base, ""))
     for name in {pointer.removeprefix(_REF).partition("/")[0] for pointer in paths.values()}:
         for key in ("if", "then"):
             sections[name].pop(key, None)
-    study = sections.pop("Study")
-    study["properties"]["base"] = _value({"$ref": f"{_REF}Base"})
+    study = sections.pop(kind.study.__name__)
+    study["properties"]["base"] = _value({"$ref": base})
     study["properties"]["defaults"] = _FILES | {"description": "Files whose values this one builds on."}
     study["if"] = {"not": {"anyOf": [{"required": ["include"]}, {"required": ["defaults"]}]}}
     sections |= _keyed_by_path(paths)
-    _put_to_use(sections)
-    sections["Axis"] |= {"if": _ALONE, "then": {"minProperties": 1, "maxProperties": 1}}
+    _put_to_use(sections, "SamplingAxis" if sampling else "Axis")
     sections |= {"include": _FILES, "interpolation": _INTERPOLATION, "quantity": _QUANTITY}
     return {"$schema": DRAFT, **study, **_ABOUT, "$defs": dict(sorted(sections.items()))}
 
@@ -186,9 +193,10 @@ def _by_path(description: str, values: Schema) -> Schema:
     }
 
 
-def _put_to_use(sections: Schema) -> None:
-    """Let the sections of axes hold the mappings by path."""
-    axis = sections["Axis"]["properties"]
+def _put_to_use(sections: Schema, name: str) -> None:
+    """Let the sections of axes hold the mappings by path. `name` is the axes' own."""
+    sections[name] |= {"if": _ALONE, "then": {"minProperties": 1, "maxProperties": 1}}
+    axis = sections[name]["properties"]
     points: Schema = {"type": "array", "minItems": 1, "items": {"$ref": f"{_REF}settings"}}
     axis["grid"] = {"description": "Every combination of the values.", "$ref": f"{_REF}columns"}
     axis["zip"] = {"description": "The first of each list, the second of each, and so on.", "$ref": f"{_REF}columns"}
@@ -197,3 +205,5 @@ def _put_to_use(sections: Schema) -> None:
     axis["seeds"] = _SEEDS
     sections["SampleSpec"]["properties"]["ranges"] = {"$ref": f"{_REF}ranges"}
     sections["IsoflopSpec"]["properties"]["sizes"] = points | {"description": "Sizes, each of one or more values."}
+    for kind in OF_TRAINING if name == "SamplingAxis" else ():
+        del axis[kind], sections[f"{kind.title()}Spec"]

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from specs.document import Parts, replaced
-from specs.interpolation import Resolver, interpolated, references
-from specs.study import Base
+from specs.interpolation import STUDY, AnyKind, Resolver, interpolated, references
 
 
 class Setting(NamedTuple):
@@ -25,8 +24,8 @@ class Setting(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _adapter(section: str) -> TypeAdapter[Any]:
-    field = Base.model_fields[section]
+def _adapter(base: type[BaseModel], section: str) -> TypeAdapter[Any]:
+    field = base.model_fields[section]
     kind: Any = field.annotation
     return TypeAdapter(Annotated[(kind, *field.metadata)] if field.metadata else kind)
 
@@ -37,8 +36,9 @@ class Sections:
     A section that interpolates is decided by the settings of all sections that it refers to as well.
     """
 
-    def __init__(self, root: dict[str, Any]) -> None:
-        self.root = root
+    def __init__(self, root: dict[str, Any], kind: AnyKind = STUDY) -> None:
+        self.root, self.kind = root, kind
+        self._base: type[BaseModel] = kind.base
         self.data: dict[str, Any] = root["base"]
         self._resolver: Resolver | None = None
         # What the axes set is resolved already: only the base interpolates.
@@ -58,7 +58,7 @@ class Sections:
         known = self._validated.get(key)
         if known is not None:
             return known[0]
-        value = _adapter(name).validate_python(self.plain(name, settings))
+        value = _adapter(self._base, name).validate_python(self.plain(name, settings))
         self._validated[key] = (value, deciding)
         return value
 
@@ -67,7 +67,7 @@ class Sections:
         what cannot hold keys."""
         if name in self._links:
             if self._resolver is None:
-                self._resolver = Resolver({key: value for key, value in self.root.items() if key != "axes"})
+                self._resolver = Resolver({key: value for key, value in self.root.items() if key != "axes"}, self.kind)
             values = {f"base.{setting.path}": setting.value for setting in self._deciding(name, settings)}
             return self._resolver.resolve(("base", name), values)
         data: Any = {name: self.data[name]} if name in self.data else {}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from specs.sampling import is_sampling_study
 from triptych import app
 
 ROOT = Path(__file__).parent.parent
@@ -60,8 +61,8 @@ def brief(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def shipped() -> dict[str, Path]:
-    """The shipped studies' files: NAME is NAME/study.yaml, NAME/paper is NAME/paper.yaml."""
-    files = sorted(STUDIES.glob("*/*.yaml"))
+    """The shipped studies of training: NAME is NAME/study.yaml, NAME/paper is NAME/paper.yaml."""
+    files = [file for file in sorted(STUDIES.glob("*/*.yaml")) if not is_sampling_study(file)]
     return {file.parent.name + ("" if file.stem == "study" else f"/{file.stem}"): file for file in files}
 
 

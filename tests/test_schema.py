@@ -14,17 +14,24 @@ from compiler.compile import compile_study
 from specs.document import parse, read_document
 from specs.errors import SpecError
 from specs.load import load_study
+from specs.sampling import is_sampling_study
 from specs.schema import json_schema
 from specs.starter import starter, write_starter
 from specs.study import Base, Section
 
-STUDIES = sorted((Path(__file__).parent.parent / "studies").rglob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parent.parent / "studies").rglob("*.yaml"))
+STUDIES = [path for path in SHIPPED if not is_sampling_study(path)]
+SAMPLING = [path for path in SHIPPED if is_sampling_study(path)]
 OPTIONS = [line for line in starter().splitlines() if line.startswith("  # - ")]
 
 
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
-    schema = json.loads(json.dumps(json_schema()))
+    return validator_of(json_schema())
+
+
+def validator_of(made: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    schema = json.loads(json.dumps(made))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -52,6 +59,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.parent.name)
 def test_shipped_studies_pass(path: Path, validator: jsonschema.Draft202012Validator) -> None:
     validator.validate(read_document(path).data)
+
+
+def test_shipped_sampling_studies_pass_their_own() -> None:
+    assert SAMPLING
+    for path in SAMPLING:
+        validator_of(json_schema(sampling=True)).validate(read_document(path).data)
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,10 @@ def count(split: Split) -> Counts:
     )
 
 
-def describe(vocabulary: str, tokens: NDArray[Any], fields: int = 1) -> Segment:
-    """The manifest's entry for a segment whose training tokens, frame after frame of `fields`, are `tokens`."""
+def describe(vocabulary: str, tokens: NDArray[Any], places: tuple[tuple[int, int], ...] = ()) -> Segment:
+    """The manifest's entry for a segment whose training tokens are `tokens`, frame after frame where a frame has
+    `places` for several."""
+    fields = max(1, len(places))
     by_field = [_entropy(tokens[field::fields]) for field in range(fields)]
     return Segment(
         vocabulary=vocabulary,
@@ -119,6 +121,7 @@ def describe(vocabulary: str, tokens: NDArray[Any], fields: int = 1) -> Segment:
         entropy=_rounded(_entropy(tokens)),
         field_entropy=_rounded(sum(by_field) / fields),
         fields=fields,
+        places=places,
     )
 
 

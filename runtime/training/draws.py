@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-MASKS, TIMES, DROPS, PROBES = 1, 2, 3, 4
+MASKS, TIMES, DROPS, PROBES, ORDER, TOKENS, LENGTHS = 1, 2, 3, 4, 5, 6, 7
 """Streams of random numbers of one seed."""
 
 

@@ -112,7 +112,13 @@ class MaskedDiffusionModel(Decoder):
         targets: Targets | None = None,
     ) -> torch.Tensor | Scores:
         """Logits (S, V) at the flat positions `scored` (S,) of the (B, L) batch; given their targets, their scores
-        instead where the logits would be too many to stand in memory (`Head`).
+        instead where the logits would be too many to stand in memory (`Head`). The rest as `hidden` has it."""
+        return self.lm_head(self.hidden(tokens_BL, document, code_index, scored), targets)
+
+    def hidden(
+        self, tokens_BL: torch.Tensor, document: torch.Tensor, code_index: torch.Tensor, scored: torch.Tensor
+    ) -> torch.Tensor:
+        """What the head takes: final hidden states (S, D) at the flat positions `scored` (S,) of the (B, L) batch.
 
         `document` (B, L) says who sees whom (`stream.documents`). `code_index` (B, L) counts positions within a
         sequence's codes and is -1 elsewhere: RoPE alone learns where in an image a code lies only slowly.
@@ -130,7 +136,7 @@ class MaskedDiffusionModel(Decoder):
         h_SD = self.norm(h_BLD.flatten(0, 1)[scored])
         if self.observe is not None:
             self.observe("final", h_SD)
-        return self.lm_head(h_SD * self.multipliers.head, targets)
+        return h_SD * self.multipliers.head
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ MOST_BYTES = 2_000_000
 LARGEST = 400_000
 """Bytes that one may have; text is cut there."""
 
-_MAGIC = {".txt": b"", ".png": b"\x89PNG\r\n\x1a\n", ".wav": b"RIFF"}
+MAGIC = {".txt": b"", ".png": b"\x89PNG\r\n\x1a\n", ".wav": b"RIFF"}
+"""Kinds of samples, by how their files' names end, and what the files begin with."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read_samples(study: Study) -> tuple[list[Sample], list[str]]:
         if len(kept) >= MOST_FILES or room <= 0:
             over += 1
             continue
-        found = _read(path)
+        found = read_sample(path)
         if isinstance(found, str):
             out.append(f"{run}: {path.name}: {found}")
         elif len(found) > room:
@@ -74,11 +75,11 @@ def _files(folder: Path) -> list[Path]:
         found = [Path(entry.path) for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
     except OSError:
         return []
-    return sorted(path for path in found if path.suffix.lower() in _MAGIC)
+    return sorted(path for path in found if path.suffix.lower() in MAGIC)
 
 
-def _read(path: Path) -> bytes | str:
-    """The bytes of a sample, or why there are none."""
+def read_sample(path: Path) -> bytes | str:
+    """The bytes of a sample's file, of a kind in `MAGIC`, or why there are none; text is cut."""
     kind = path.suffix.lower()
     try:
         with open_plain(path) as file:
@@ -89,6 +90,6 @@ def _read(path: Path) -> bytes | str:
         return data[:LARGEST]
     if len(data) > LARGEST:
         return f"larger than {LARGEST / 1e3:g} kB"
-    if not data.startswith(_MAGIC[kind]) or (kind == ".wav" and data[8:12] != b"WAVE"):
+    if not data.startswith(MAGIC[kind]) or (kind == ".wav" and data[8:12] != b"WAVE"):
         return f"is no {kind[1:].upper()} file"
     return data

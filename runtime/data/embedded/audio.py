@@ -80,7 +80,7 @@ def make() -> tuple[dict[SplitName, Split], Manifest]:
         vocabularies=(tokenizer.vocabulary(), codec.vocabulary()),
         segments=(
             describe("text", splits["train"].of_segment(0)),
-            describe("audio", splits["train"].of_segment(1), fields=codec.FIELDS),
+            describe("audio", splits["train"].of_segment(1), places=codec.PLACES),
         ),
         train=count(splits["train"]),
         held_out=count(splits["held_out"]),

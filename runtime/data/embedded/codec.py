@@ -24,6 +24,8 @@ FIELDS = len(BITS)
 SIZES = tuple(1 << bits for bits in BITS)
 OFFSETS = (0, 512, 1024, 1040)
 SIZE = sum(SIZES)
+PLACES = tuple((offset, offset + size) for offset, size in zip(OFFSETS, SIZES, strict=True))
+"""Ids [first, last) of each field."""
 _BYTES = 4
 _SHIFTS = (23, 14, 10, 4)
 """Place of each field in a packed frame: the most significant bit first, four bits of padding last."""

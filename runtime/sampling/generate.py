@@ -1,0 +1,150 @@
+"""From a trained run and a task to decoded samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compiler.sampled import INFILL, tasks_of
+from compiler.sampling import Sampler
+from runtime.data import decode, load
+from runtime.judges.base import Sample
+from runtime.judges.lookup import lookup
+from runtime.sampling.canvas import Painter, place
+from runtime.sampling.fill import Filled, fill
+from runtime.sampling.network import Network
+from runtime.sampling.prompts import CONDITION_MASKED, LOOKUP, Ask, Prompter, Task
+from runtime.sampling.trained import Trained
+from runtime.training.stream import Indices
+from specs.errors import RuleError
+from specs.sampling import JOINED
+from specs.suggest import suggestion
+
+POSITIONS = 6_144
+"""Positions of a batch, with padding: more make it no faster on a CPU, and take memory."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """`samples` in the order of the prompts; `calls`, how often the network evaluated a sequence for one sample, in the
+    mean; `tokens` that were generated, and the `seconds` that took."""
+
+    samples: list[Sample]
+    calls: float
+    tokens: int
+    seconds: float
+
+
+class Studio:
+    """A trained run, ready for a task. Raises RuleError for a task that it cannot do, DataError where its data are not
+    to be had."""
+
+    def __init__(self, trained: Trained, task: str, modality: str | None = None) -> None:
+        self.trained, self.run = trained, trained.run
+        self.task = find_task(trained, task, modality)
+        self.source = load(self.run.modalities[self.task.modality].data, trained.data_root)
+        self.prompter = Prompter(self.run, self.task, self.source)
+        self.painter = Painter(self.run, self.task.modality, self.source.manifest)
+        self.network = Network(trained.model)
+        self.fill = fill
+
+    def asks(
+        self, n: int, sampler: Sampler, *, seed: int = 0, prompts: Sequence[str] = (), control: str | None = None
+    ) -> list[Ask]:
+        """What is to be filled for `n` samples. Raises RuleError or DataError for prompts that do not fit."""
+        return self.prompter.asks(n, prompts, seed, sampler.lengths, control)
+
+    def make(
+        self,
+        asks: list[Ask],
+        sampler: Sampler,
+        *,
+        seed: int = 0,
+        control: str | None = None,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> Made:
+        """Draw the samples that are asked for. `advance` is told how many more of `asks` have been filled."""
+        if control == LOOKUP:
+            looked_up = lookup([ask.asked for ask in _first(asks)], self.source, seed)
+            return Made(looked_up, 0.0, 0, 0.0)
+        started = time.perf_counter()
+        made: list[tuple[Indices, float]] = [(np.empty(0, np.int64), 0.0)] * len(asks)
+        calls = 0
+        for batch in self._batches(asks):
+            filled = self._filled([asks[k] for k in batch], batch, sampler, seed, control)
+            calls += int(filled.calls.sum())
+            for row, k in enumerate(batch):
+                made[k] = self._target(asks[k], filled.tokens[row]), float(filled.log_p[row])
+            advance(len(batch))
+        seconds = time.perf_counter() - started
+        kept = _likeliest(asks, [log_p for _, log_p in made])
+        tokens = sum(int(part.sum()) for ask in asks for part in ask.hidden)
+        samples = [self._sample(asks[k], made[k][0]) for k in kept]
+        return Made(samples, calls / len(kept), tokens, seconds)
+
+    def _batches(self, asks: list[Ask]) -> list[list[int]]:
+        """Canvases of like lengths together, the longest first."""
+        lengths = [sum(map(len, ask.segments)) for ask in asks]
+        order = sorted(range(len(asks)), key=lambda k: -lengths[k])
+        batches: list[list[int]] = []
+        for k in order:
+            if not batches or (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + 4) > POSITIONS:
+                batches.append([])
+            batches[-1].append(k)
+        return batches
+
+    def _filled(self, asks: list[Ask], which: list[int], sampler: Sampler, seed: int, control: str | None) -> Filled:
+        canvas = self.painter.paint([ask.segments for ask in asks], [ask.hidden for ask in asks], self.task.target)
+        if control == CONDITION_MASKED:
+            canvas.tokens[canvas.condition] = self.network.mask
+            canvas.condition[:] = False
+        noise = self.run.modalities[self.task.modality].noise
+        own = noise.segments.get(self.run.modalities[self.task.modality].segments[self.task.target], noise)
+        return self.fill(self.network, canvas, sampler, own, seed, np.array(which, dtype=np.int64))
+
+    def _target(self, ask: Ask, tokens: Indices) -> Indices:
+        """The target's tokens, ids of its own vocabulary."""
+        first = min(first for first, _ in self.painter.ranges[self.task.target])
+        return tokens[place([len(part) for part in ask.segments], self.task.target)] - first
+
+    def _sample(self, ask: Ask, tokens: Indices) -> Sample:
+        return Sample(ask.asked, decode(self.prompter.vocabularies[self.task.target], tokens), tokens)
+
+
+def _first(asks: list[Ask]) -> list[Ask]:
+    """The first candidate of each sample."""
+    return list({ask.sample: ask for ask in reversed(asks)}.values())[::-1]
+
+
+def _likeliest(asks: list[Ask], log_p: list[float]) -> list[int]:
+    """Of each sample's candidates the one of the highest mean log-probability of a generated token (arXiv
+    1904.09324)."""
+    best: dict[int, tuple[float, int]] = {}
+    for k, (ask, total) in enumerate(zip(asks, log_p, strict=True)):
+        mean = total / max(1, sum(int(part.sum()) for part in ask.hidden))
+        if ask.sample not in best or mean > best[ask.sample][0]:
+            best[ask.sample] = mean, k
+    return [best[sample][1] for sample in sorted(best)]
+
+
+def find_task(trained: Trained, name: str, modality: str | None = None) -> Task:
+    """What task `name` means for a run; `modality` chooses among several that can do it. Raises RuleError."""
+    run = trained.run
+    known = tasks_of(run)
+    if name == INFILL:
+        texts = [one for one, plan in run.modalities.items() if len(plan.segments) == 1]
+        chosen = modality or next(iter([*texts, *run.modalities]))
+        if chosen not in run.modalities:
+            raise RuleError("--modality", f"the run has no '{chosen}'", suggestion(chosen, list(run.modalities)))
+        return Task(name, chosen, None, len(run.modalities[chosen].segments) - 1, infill=True)
+    if name not in known:
+        raise RuleError("--task", f"the run cannot do '{name}'", suggestion(name, list(known)))
+    of, condition, target = known[name]
+    segments = run.modalities[of].segments
+    if JOINED in condition:
+        what = f"'{name}' has a condition of several segments, which cannot be given yet"
+        raise RuleError("--task", what, f"sample with infill --modality {of}")
+    return Task(name, of, segments.index(condition) if condition else None, segments.index(target))
