@@ -1,12 +1,13 @@
 # make demo              set up, then plan, train, fit and draw the demo study on this machine's CPU
 # make study STUDY=batch the same for another study of studies/
+# make sampling          train a run, then compare samplers on it
 # make test              set up, then run the tests
 PYTHON ?= python3.11
 BIN := .venv/bin
 OUT ?= runs
 STUDY ?= demo
 
-.PHONY: demo study test test-slow faults lint bench bench-head bench-runs bench-compiler lock clean
+.PHONY: demo study sampling test test-slow faults lint bench bench-head bench-runs bench-compiler bench-sampling lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,6 +24,15 @@ study: .venv/installed
 	$(BIN)/triptych run studies/$(STUDY)/study.yaml --out $(OUT)
 	$(BIN)/triptych fit $(OUT)/$(STUDY)
 	$(BIN)/triptych report $(OUT)/$(STUDY)
+
+# Trains the run of studies/sampling, then compares samplers on it, and judges the defaults
+sampling: .venv/installed
+	$(BIN)/triptych data build embedded/text embedded/image embedded/audio
+	$(BIN)/triptych run studies/sampling/study.yaml --out $(OUT)
+	for study in sampler reading quality; do \
+	  $(BIN)/triptych run studies/sampling/$$study.yaml --out $(OUT) && \
+	  $(BIN)/triptych fit $(OUT)/$$study && $(BIN)/triptych report $(OUT)/$$study || exit; \
+	done
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -54,6 +64,10 @@ bench-head: .venv/installed
 bench-runs: .venv/installed
 	$(BIN)/python -m tests.benchmarks.checkpoints
 	$(BIN)/python -m tests.benchmarks.cluster
+
+# The sampler beside a plain loop, on the run of `make sampling`
+bench-sampling: .venv/installed
+	$(BIN)/python -m tests.benchmarks.sampling $(OUT)/sampling --judge
 
 # hydra-core wants an omegaconf of its own
 bench-compiler: .venv/installed

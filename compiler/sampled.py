@@ -87,7 +87,7 @@ def tasks_of(run: RunPlan) -> dict[str, Place]:
     """Every task that `run` can do: its modality, condition segment ("" without one) and target segment.
 
     SEGMENT for sequences of one segment, A-to-B for each other, conditioned on all segments but B (A+B-to-C where these
-    are several). `speech` stands for `audio`, which does too. `infill`, whose places are all "", is done in any modality.
+    are several). `speech` stands for `audio`, which does too. `infill`, whose places are all "", any modality does.
 
     Of modalities with the same segments, one is meant whose noise has schedules of their own for segments of the
     condition, and none for the target: it learns the target from it. Of several, and where none has, the first.

@@ -71,7 +71,7 @@ def test_manifest_describes_what_is_built(cache, name):
             assert arrays.of_segment(i).max() < sizes[segment.vocabulary]
     for i, segment in enumerate(manifest.segments):
         tokens = source.split("train").of_segment(i)
-        assert store.describe(segment.vocabulary, tokens, segment.fields) == segment
+        assert store.describe(segment.vocabulary, tokens, segment.places) == segment
         assert segment.field_entropy <= segment.entropy <= np.log(sizes[segment.vocabulary])
 
 

@@ -18,13 +18,16 @@ from runtime.sampling.fill import Filled, fill
 from runtime.sampling.network import Network
 from runtime.sampling.prompts import CONDITION_MASKED, LOOKUP, Ask, Prompter, Task
 from runtime.sampling.trained import Trained
+from runtime.training.platform import ON_CPU
 from runtime.training.stream import Indices
 from specs.errors import RuleError
 from specs.sampling import JOINED
 from specs.suggest import suggestion
 
-POSITIONS = 6_144
-"""Positions of a batch, with padding: more make it no faster on a CPU, and take memory."""
+POSITIONS = 2_048 if ON_CPU else 131_072
+"""Positions of a batch: on a CPU more make it no faster."""
+LIKE = 0.85
+"""The least share of the longest canvas of a batch that another in it has."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,12 @@ class Studio:
         return Made(samples, calls / len(kept), tokens, seconds)
 
     def _batches(self, asks: list[Ask]) -> list[list[int]]:
-        """Canvases of like lengths together, the longest first."""
+        """Canvases of like lengths together, the longest first: padding costs as much as tokens."""
         lengths = [sum(map(len, ask.segments)) for ask in asks]
-        order = sorted(range(len(asks)), key=lambda k: -lengths[k])
         batches: list[list[int]] = []
-        for k in order:
-            if not batches or (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + 4) > POSITIONS:
+        for k in sorted(range(len(asks)), key=lambda k: -lengths[k]):
+            longest = lengths[batches[-1][0]] if batches else 0
+            if lengths[k] < LIKE * longest or not batches or (len(batches[-1]) + 1) * longest > POSITIONS:
                 batches.append([])
             batches[-1].append(k)
         return batches

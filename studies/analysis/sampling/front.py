@@ -20,7 +20,7 @@ from compiler.plan import Id
 from compiler.sampling import Judged, Sampler, Score
 from studies.analysis.sampling.results import SamplingStudy, headline
 
-DIVERSITIES = ("diversity", "distinct_2")
+DIVERSITIES = ("diversity", "speech_diversity", "distinct_2")
 """Scores that say how various samples are; the first that a task has is its diversity."""
 LEAST_DIVERSITY = 0.85
 """The share of real data's diversity that a default must have."""
