@@ -27,8 +27,8 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     0 linearly. `remask` is the share of settled tokens that each step masks again (ReMDM, arXiv 2503.00307).
 
     `guidance` w moves log-probabilities to uncond + w · (cond - uncond) (arXiv 2207.12598), all the time (`ramp`
-    constant) or from 1 rising to w (`linear`). `lengths` candidates of the target's length are tried, and the one of
-    the likeliest tokens is kept (arXiv 1904.09324); with 1, a length is drawn.
+    constant) or from 1 rising to w (`linear`). `lengths` candidates of the target's length are tried, and the one is
+    kept that is the likeliest together with its tokens (after arXiv 1904.09324); with 1, a length is drawn.
     """
 
     kind: str = "ancestral"

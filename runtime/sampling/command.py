@@ -19,6 +19,7 @@ from runtime.judges import judge
 from runtime.sampling.files import write
 from runtime.sampling.generate import Studio
 from runtime.sampling.trained import load_trained
+from specs.sampling import TO
 
 
 class Sampled(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +106,8 @@ def show(sampled: Sampled, console: Console) -> None:
     console.print(f"{told}, {rate:,.0f} tokens/s", highlight=False)
     for asked, made in zip(sampled.asked, sampled.made, strict=True):
         if made:
-            console.print(f"[dim]{escape(asked)}[/dim] {escape(made)}" if asked else escape(made), highlight=False)
+            given = f"[dim]{escape(asked)}:[/dim] " if TO in sampled.task else ""  # else it is a part of what was made
+            console.print(f"{given}{escape(made)}", highlight=False)
     if sampled.scores:
         console.print(scores_table(sampled.scores))
     for path in sampled.files:

@@ -123,13 +123,12 @@ def _first(asks: list[Ask]) -> list[Ask]:
 
 
 def _likeliest(asks: list[Ask], log_p: list[float]) -> list[int]:
-    """Of each sample's candidates the one of the highest mean log-probability of a generated token (arXiv
-    1904.09324)."""
+    """Of each sample's candidates the one whose length and tokens together are the likeliest."""
     best: dict[int, tuple[float, int]] = {}
-    for k, (ask, total) in enumerate(zip(asks, log_p, strict=True)):
-        mean = total / max(1, sum(int(part.sum()) for part in ask.hidden))
-        if ask.sample not in best or mean > best[ask.sample][0]:
-            best[ask.sample] = mean, k
+    for k, (ask, tokens) in enumerate(zip(asks, log_p, strict=True)):
+        together = ask.log_p + tokens
+        if ask.sample not in best or together > best[ask.sample][0]:
+            best[ask.sample] = together, k
     return [best[sample][1] for sample in sorted(best)]
 
 

@@ -46,13 +46,13 @@ class Lengths:
             for mean, draw, residuals in zip(expected, u, map(self._spread, conditions), strict=True)
         ]
 
-    def likeliest(self, condition: Indices, most: int) -> list[int]:
-        """Up to `most` lengths, the likeliest first."""
+    def likeliest(self, condition: Indices, most: int) -> list[tuple[int, float]]:
+        """Up to `most` lengths with the log of their probability, the likeliest first."""
         mean = float((self._features([condition]) @ self.slopes)[0])
-        found, counts = np.unique(
-            [self._snapped(mean + residual) for residual in self._spread(condition)], return_counts=True
-        )
-        return [int(length) for length in found[np.argsort(-counts, kind="stable")][:most]]
+        spread = self._spread(condition)
+        found, counts = np.unique([self._snapped(mean + residual) for residual in spread], return_counts=True)
+        order = np.argsort(-counts, kind="stable")[:most]
+        return [(int(found[k]), float(np.log(counts[k] / len(spread)))) for k in order]
 
     def _features(self, conditions: Sequence[Indices]) -> npt.NDArray[np.float64]:
         counts = np.zeros((len(conditions), self.vocabulary))

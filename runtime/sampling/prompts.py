@@ -32,12 +32,14 @@ _READ = 2_000
 
 class Ask(NamedTuple):
     """One canvas: what was `asked` for in words, the `segments` of the sequence (ids of their own vocabularies), and
-    where each is `hidden`. `sample` is which sample it is a candidate of."""
+    where each is `hidden`. `sample` is which sample it is a candidate of, `log_p` the log-probability of its length
+    among the candidates'."""
 
     sample: int
     asked: str
     segments: list[Indices]
     hidden: list[Bools]
+    log_p: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,15 +111,14 @@ class Prompter:
         if candidates > 1 and control not in (OTHER_LENGTH, ONE_LENGTH):
             sized = [self.law.likeliest(condition, candidates) for condition in conditions]
         else:
-            lengths = self._lengths(conditions, asked, seed, control)
-            sized = [[length] for length in lengths]
+            sized = [[(length, 0.0)] for length in self._lengths(conditions, asked, seed, control)]
         asks = []
         for sample, (condition, words, lengths) in enumerate(zip(conditions, asked, sized, strict=True)):
-            for length in lengths:
+            for length, log_p in lengths:
                 segments = [np.empty(0, np.int64)] * len(self.vocabularies)
                 segments[self.task.condition], segments[self.task.target] = condition, np.zeros(length, np.int64)
                 hidden = [np.full(len(part), number == self.task.target) for number, part in enumerate(segments)]
-                asks.append(Ask(sample, words, segments, hidden))
+                asks.append(Ask(sample, words, segments, hidden, log_p))
         return asks
 
     def _lengths(self, conditions: list[Indices], asked: list[str], seed: int, control: str | None) -> list[int]:

@@ -61,7 +61,7 @@ def run_sampling(plan: SamplingPlan, study_file: Path, out: Path, console: Conso
             progress.advance(every)
             first = judged.scores[0]
             told = f"{first.name} {first.value:.3f}, {judged.calls:.0f} calls, {judged.seconds:.1f} s"
-            progress.console.print(f"[green]done[/]  {escape(point.name)}  {told}")
+            progress.console.print(f"[green]done[/]  {escape(point.name)}  {told}", soft_wrap=True)
     return [_found(folder, point) for point in plan.points]
 
 

@@ -16,6 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from compiler.show import print_table
 from specs.errors import Problem, SpecError
 from studies.analysis.asked import answers, laws_of, summary
 from studies.analysis.fits import COLUMN, Fits, fit_results
@@ -188,6 +189,6 @@ def print_found(found: Found) -> None:
         made.add_column(heading, justify="right" if k else "left")
     for row in found.rows:
         made.add_row(*(cell.text if isinstance(cell, Verdict) else cell for cell in row))
-    console.print(made)
+    print_table(made, console)
     for said in (*found.said, *found.warned):
         console.print(said)

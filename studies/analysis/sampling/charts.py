@@ -107,10 +107,16 @@ def _marks(found: TaskFront, rows: pl.DataFrame, x: alt.X, field: str) -> list[a
     default = alt.Chart(rows.filter(pl.col("default"))).encode(x=x, y=y)
     ring = default.mark_point(filled=False, size=260, strokeWidth=2, opacity=1)
     # On the side of the middle, so that no edge cuts it off.
-    middle = (pl.col(field).min() + pl.col(field).max()) / 2
-    side = "right" if rows.select((pl.col("default") & (pl.col(field) > middle)).any()).item() else "left"
-    word = default.mark_text(dy=-18, fontSize=12, fontWeight="bold", text="default", align=side)
+    side = "right" if _default_is_high(rows, field) else "left"
+    down = 18 if _default_is_high(rows, "quality") else -18
+    word = default.mark_text(dy=down, fontSize=12, fontWeight="bold", text="default", align=side)
     return [*(_in_colours(bars, points, fields) if fields else (bars, points)), ring, word]
+
+
+def _default_is_high(rows: pl.DataFrame, field: str) -> bool:
+    """Whether the default lies above the middle of `field`."""
+    middle = (pl.col(field).min() + pl.col(field).max()) / 2
+    return bool(rows.select((pl.col("default") & (pl.col(field) > middle)).any()).item())
 
 
 def _in_colours(bars: alt.Chart, points: alt.Chart, fields: Sequence[str]) -> tuple[alt.Chart, alt.Chart]:

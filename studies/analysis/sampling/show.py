@@ -113,8 +113,12 @@ def evidence(choice: Choice, diversity: str | None) -> str:
 
 
 def fit_table(found: TaskFront) -> Found:
-    """A task's settings by calls: quality with 90 %, diversity, and which is chosen."""
+    """The settings on a task's front, and the best and the chosen one, by calls: quality with 90 %, and diversity."""
     fields = varied(found.settings)
+    worth = [setting for setting, _ in roles(found)]
+    shown = [setting for setting in found.settings if setting.state == "front" or setting in worth]
+    others = len(found.settings) - len(shown)
+    rest = (f"{others} others are beaten or too alike: see `triptych report`, or --json",) if others else ()
     rows = [
         (
             *(_lead(setting, fields)),
@@ -123,13 +127,13 @@ def fit_table(found: TaskFront) -> Found:
             amount(setting.diversity),
             _verdict(found, setting),
         )
-        for setting in found.settings
+        for setting in shown
     ]
     header = (*(fields or ["kind"]), "calls", score_words(found.quality), "diversity", "place")
     # All settings are judged on the same runs, and so against the same real data.
     real = found.choice.setting.quality.real
     title = f"{found.task}: {quality_title(found)}" + ("" if real is None else f", real data {amount(real)}")
-    return Found(title, header, tuple(rows), choice_words(found), found.left_out)
+    return Found(title, header, tuple(rows), (*choice_words(found), *rest), found.left_out)
 
 
 def defaults_table(found: Sequence[TaskFront]) -> Found:
