@@ -73,9 +73,10 @@ def plain(network: Network, canvas: Canvas, sampler: Sampler, noise: Noise, seed
         p = torch.softmax(logits / sampler.temperature, -1)
         drawn = torch.multinomial(p.view(rows * length, -1), 1).view(rows, length)
         log_p = torch.log_softmax(logits, -1).gather(-1, drawn[..., None]).squeeze(-1).double().numpy()
+        entropy = torch.special.entr(torch.softmax(logits, -1)).sum(-1).double().numpy()
         n, masked = canvas.open.sum(1), open_.sum(1)
         left = np.array([plan[min(step + 1, len(plan) - 1)] for plan in plans])
-        look = Look(open_, log_p, -log_p, masked - left, (n - masked) / n, rng.random(open_.shape))
+        look = Look(open_, log_p, entropy, masked - left, (n - masked) / n, rng.random(open_.shape))
         settled = ORDERS[sampler.kind](look, sampler)
         tokens = torch.where(torch.from_numpy(settled), drawn, tokens)
         open_ &= ~settled
