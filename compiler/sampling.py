@@ -27,8 +27,10 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     0 linearly. `remask` is the share of settled tokens that each step masks again (ReMDM, arXiv 2503.00307).
 
     `guidance` w moves log-probabilities to uncond + w · (cond - uncond) (arXiv 2207.12598), all the time (`ramp`
-    constant) or from 1 rising to w (`linear`). `lengths` candidates of the target's length are tried, and the one is
-    kept that is the likeliest together with its tokens (after arXiv 1904.09324); with 1, a length is drawn.
+    constant) or from 1 rising to w (`linear`). The `lengths` likeliest lengths of the target are tried (with 1, a
+    length is drawn), `draws` times each, and the candidate is kept that is the likeliest, length and tokens together
+    (after arXiv 1904.09324); with `rescore`, the one that makes the condition likeliest, over so many masks of it (a
+    noisy channel, arXiv 1611.02554).
     """
 
     kind: str = "ancestral"
@@ -44,6 +46,8 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     guidance: float = 1.0
     ramp: str = "constant"
     lengths: int = 1
+    draws: int = 1
+    rescore: int = 0
 
 
 class SamplingPoint(msgspec.Struct, frozen=True, kw_only=True):

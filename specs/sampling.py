@@ -43,7 +43,8 @@ class SamplerSpec(Section):
     `schedule` says. Tokens are drawn at `temperature` among the `top_k` likeliest (0: all) and the fewest that sum to
     `top_p`. `gumbel` is noise on the confidence, falling as `annealing` says; `remask` the share of settled tokens
     masked again at each step; `guidance` the weight of the condition, rising from 1 where `ramp` is linear; `lengths`
-    the number of lengths that are tried.
+    the number of lengths that are tried, `draws` times each; with `rescore` masks of the condition, the candidate is
+    kept that makes it likeliest.
     """
 
     kind: Literal["ancestral", "confidence", "entropy-bounded"] = OF_TASK
@@ -59,6 +60,8 @@ class SamplerSpec(Section):
     guidance: Factor = OF_TASK
     ramp: Literal["constant", "linear"] = OF_TASK
     lengths: Annotated[int, Field(ge=1, le=64)] = OF_TASK
+    draws: Annotated[int, Field(ge=1, le=64)] = OF_TASK
+    rescore: Annotated[int, Field(ge=0, le=64)] = OF_TASK
 
     @model_serializer
     def written(self) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from runtime.sampling.canvas import Canvas, Painter
 from runtime.sampling.fill import fill
 from runtime.sampling.network import Network
 from runtime.sampling.order import ORDERS
+from runtime.sampling.prompts import Ask
+from runtime.sampling.rescore import Channel
 from runtime.sampling.steps import remaining
 from runtime.training.model import model_config
 from tests.tiny import write_source
@@ -273,3 +275,28 @@ def test_guidance_hides_the_condition_and_nothing_else(tiny: Tiny) -> None:
     assert hidden.tolist() == [tiny.painter.run.vocabulary.parts[1].offset + k for k in (1, 3)]
     assert specials["begin:image"] in canvas.tokens[~canvas.condition]
     assert specials["task:image"] == canvas.tokens[0, 0]
+
+
+def test_a_channel_scores_the_condition_given_the_target_and_the_target_alone(tiny: Tiny) -> None:
+    condition, made = np.array([1, 3, 0]), [np.array([0, 2]), np.array([2, 1, 1, 0])]
+    asks = [
+        Ask(0, "", [condition, np.zeros(len(one), np.int64)], [np.zeros(3, bool), np.ones(len(one), bool)])
+        for one in made
+    ]
+    channel = Channel(tiny.network, tiny.painter, 0, 1)
+    found = channel.log_p(asks, made, 1, 0, lambda some: [[k] for k in range(len(some))])
+    for one, log_p in zip(made, found, strict=True):
+        alone = all_at_once(tiny, [condition, one], 1, {0, 1})
+        assert log_p == pytest.approx(all_at_once(tiny, [condition, one], 0, {0}) + alone, rel=1e-4)
+
+
+@torch.no_grad()
+def all_at_once(tiny: Tiny, segments: list[np.ndarray], scored: int, hidden: set[int]) -> float:
+    """Log p of all tokens of a segment, each by itself, the segments of `hidden` masked."""
+    covered = [np.full(len(part), number in hidden) for number, part in enumerate(segments)]
+    canvas = tiny.painter.paint([segments], [covered], scored)
+    arrays = (canvas.tokens, canvas.document, canvas.code_index, np.flatnonzero(canvas.open))
+    first, last = canvas.ranges[scored]
+    log_p = torch.log_softmax(tiny.network.model(*map(torch.from_numpy, arrays))[:, first:last], -1)
+    own = log_p[: len(segments[0])] if scored == 0 else log_p[-len(segments[1]) :]
+    return sum(float(row[token]) for row, token in zip(own, segments[scored], strict=True))

@@ -20,7 +20,7 @@ def triptych(*arguments: str | Path) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("name", ["scaling", "mixing", "noise"])
+@pytest.mark.parametrize("name", [pytest.param("scaling", marks=pytest.mark.slow), "mixing", "noise"])
 def test_a_study_runs_in_miniature_and_is_answered(tmp_path: Path, name: str) -> None:
     triptych("run", STUDIES / name / "smoke.yaml", "--out", tmp_path)
     folder = tmp_path / f"{name}-smoke"

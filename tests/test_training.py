@@ -116,7 +116,12 @@ def test_a_run_that_two_studies_share_is_trained_once(undisturbed: tuple[Path, P
 
 
 @pytest.mark.parametrize(
-    "after", ["the first checkpoint", pytest.param("a few rows", marks=pytest.mark.slow), "half the steps"]
+    "after",
+    [
+        "the first checkpoint",
+        pytest.param("a few rows", marks=pytest.mark.slow),
+        pytest.param("half the steps", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_at_any_time_it_ends_with_the_same_numbers(
     undisturbed: tuple[Path, Path], tmp_path: Path, after: str

@@ -82,6 +82,8 @@ def _passages(source: Source, lengths: Sequence[int]) -> Iterator[NDArray[Any]]:
 def _scores(
     tokens: Sequence[NDArray[Any]], texts: Sequence[Words], source: Source, real: dict[str, Score]
 ) -> tuple[Score, ...]:
+    if not texts:
+        return ()
     as_many = texts[: real["perplexity"].n] if real else texts
     found = [(f"distinct_{n}", "higher", _distinct(as_many, n), len(as_many)) for n in (1, 2, 3)]
     found += [("self_bleu", "lower", _self_bleu(as_many[:BLEU_TEXTS]), len(as_many[:BLEU_TEXTS]))]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from compiler.sampled import INFILL, tasks_of
 from compiler.sampling import Sampler
@@ -17,11 +18,12 @@ from runtime.sampling.canvas import Painter, place
 from runtime.sampling.fill import Filled, fill
 from runtime.sampling.network import Network
 from runtime.sampling.prompts import CONDITION_MASKED, LOOKUP, Ask, Prompter, Task
+from runtime.sampling.rescore import Channel
 from runtime.sampling.trained import Trained
 from runtime.training.platform import ON_CPU
 from runtime.training.stream import Indices
 from specs.errors import RuleError
-from specs.sampling import JOINED
+from specs.sampling import JOINED, TO
 from specs.suggest import suggestion
 
 POSITIONS = 2_048 if ON_CPU else 131_072
@@ -53,12 +55,13 @@ class Studio:
         self.painter = Painter(self.run, self.task.modality, self.source.manifest)
         self.network = Network(trained.model)
         self.fill = fill
+        self.channel = self._channel()
 
     def asks(
         self, n: int, sampler: Sampler, *, seed: int = 0, prompts: Sequence[str] = (), control: str | None = None
     ) -> list[Ask]:
         """What is to be filled for `n` samples. Raises RuleError or DataError for prompts that do not fit."""
-        return self.prompter.asks(n, prompts, seed, sampler.lengths, control)
+        return self.prompter.asks(n, prompts, seed, sampler.lengths, sampler.draws, control)
 
     def make(
         self,
@@ -74,19 +77,36 @@ class Studio:
             looked_up = lookup([ask.asked for ask in _first(asks)], self.source, seed)
             return Made(looked_up, 0.0, 0, 0.0)
         started = time.perf_counter()
-        made: list[tuple[Indices, float]] = [(np.empty(0, np.int64), 0.0)] * len(asks)
+        made = [np.empty(0, np.int64)] * len(asks)
+        lengths = np.array([ask.log_p for ask in asks])
+        likelihood = lengths.copy()
         calls = 0
         for batch in self._batches(asks):
             filled = self._filled([asks[k] for k in batch], batch, sampler, seed, control)
             calls += int(filled.calls.sum())
             for row, k in enumerate(batch):
-                made[k] = self._target(asks[k], filled.tokens[row]), float(filled.log_p[row])
+                made[k] = self._target(asks[k], filled.tokens[row])
+            likelihood[batch] += filled.log_p
             advance(len(batch))
+        # Where the condition is hidden from the network, nothing may tell of it.
+        if sampler.rescore and self.channel is not None and control != CONDITION_MASKED:
+            likelihood = lengths + self.channel.log_p(asks, made, sampler.rescore, seed, self._batches)
+            calls += 2 * sampler.rescore * len(asks)
         seconds = time.perf_counter() - started
-        kept = _likeliest(asks, [log_p for _, log_p in made])
+        kept = _likeliest(asks, likelihood)
         tokens = sum(int(part.sum()) for ask in asks for part in ask.hidden)
-        samples = [self._sample(asks[k], made[k][0]) for k in kept]
+        samples = [self._sample(asks[k], made[k]) for k in kept]
         return Made(samples, calls / len(kept), tokens, seconds)
+
+    def _channel(self) -> Channel | None:
+        """What scores candidates, by the modality that has learned the condition given the target."""
+        task = self.task
+        if task.condition is None:
+            return None
+        segments = self.run.modalities[task.modality].segments
+        modality, _, _ = tasks_of(self.run)[f"{segments[task.target]}{TO}{segments[task.condition]}"]
+        painter = Painter(self.run, modality, self.source.manifest)
+        return Channel(self.network, painter, task.condition, task.target)
 
     def _batches(self, asks: list[Ask]) -> list[list[int]]:
         """Canvases of like lengths together, the longest first: padding costs as much as tokens."""
@@ -122,14 +142,13 @@ def _first(asks: list[Ask]) -> list[Ask]:
     return list({ask.sample: ask for ask in reversed(asks)}.values())[::-1]
 
 
-def _likeliest(asks: list[Ask], log_p: list[float]) -> list[int]:
-    """Of each sample's candidates the one whose length and tokens together are the likeliest."""
-    best: dict[int, tuple[float, int]] = {}
-    for k, (ask, tokens) in enumerate(zip(asks, log_p, strict=True)):
-        together = ask.log_p + tokens
-        if ask.sample not in best or together > best[ask.sample][0]:
-            best[ask.sample] = together, k
-    return [best[sample][1] for sample in sorted(best)]
+def _likeliest(asks: list[Ask], log_p: npt.NDArray[np.float64]) -> list[int]:
+    """The likeliest of each sample's candidates; the first of equals."""
+    best: dict[int, int] = {}
+    for k, ask in enumerate(asks):
+        if ask.sample not in best or log_p[k] > log_p[best[ask.sample]]:
+            best[ask.sample] = k
+    return [best[sample] for sample in sorted(best)]
 
 
 def find_task(trained: Trained, name: str, modality: str | None = None) -> Task:

@@ -78,6 +78,23 @@ class Network:
             answer.entropy[chosen] = drawn.entropy.double().cpu().numpy()
         return answer
 
+    @torch.inference_mode()
+    def score(self, canvas: Canvas, truth: Indices) -> npt.NDArray[np.float64]:
+        """The log-probability, in nats (B,), of each sequence's true tokens (B, L) at the open positions of a canvas,
+        summed over them: each given what is not open, and over the tokens that its position may hold."""
+        places = np.flatnonzero(canvas.open)
+        h_SD, _ = self._hidden(canvas, canvas.tokens, canvas.open, places, np.empty(0, dtype=np.int64))
+        groups, true, log_p = canvas.group.ravel()[places], truth.ravel()[places], np.zeros(len(places))
+        for number, (first, last) in enumerate(canvas.ranges):
+            chosen = np.flatnonzero(groups == number)
+            own = torch.from_numpy(chosen).to(self.device)
+            logits_SV = (h_SD[own] @ self.model.lm_head.weight[first:last].T).float()
+            tokens = torch.from_numpy(true[chosen] - first).to(self.device)
+            scored = torch.log_softmax(logits_SV, dim=-1).gather(-1, tokens[:, None]).squeeze(-1)
+            log_p[chosen] = scored.double().cpu().numpy()
+        summed = np.bincount(places // truth.shape[1], weights=log_p, minlength=len(canvas))
+        return summed.astype(np.float64)
+
     def _hidden(
         self, canvas: Canvas, tokens: Indices, asked: Bools, places: Indices, guided: Indices
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,10 +65,11 @@ class Prompter:
         self._law: Lengths | None = None
 
     def asks(
-        self, n: int, prompts: Sequence[str], seed: int, candidates: int = 1, control: str | None = None
+        self, n: int, prompts: Sequence[str], seed: int, lengths: int = 1, draws: int = 1, control: str | None = None
     ) -> list[Ask]:
         """What is to be filled for `n` samples: prompt after prompt, all of them equally often to one; or evenly spaced
-        held-out sequences. With `candidates` above 1 that many canvases for each sample, of the likeliest lengths.
+        held-out sequences. Of each sample of a task with a condition `draws` candidates, of drawn lengths; with
+        `lengths` above 1, of each of so many likeliest ones.
 
         Raises RuleError for a prompt that makes no sense, DataError for a file that cannot be read.
         """
@@ -76,7 +77,12 @@ class Prompter:
             make = self._infill if self.task.infill else self._continued
             return [make(number, k, prompts) for number, k in enumerate(self._which(n, len(prompts)))]
         conditions, asked = self._conditions(n, prompts)
-        return self._conditional(conditions, asked, seed, candidates, control)
+        if lengths > 1 and control not in (OTHER_LENGTH, ONE_LENGTH):
+            sized = [self.law.likeliest(condition, lengths) * draws for condition in conditions]
+        else:
+            drawn = (self._lengths(conditions, asked, seed, number, control) for number in range(draws))
+            sized = [[(length, 0.0) for length in some] for some in zip(*drawn, strict=True)]
+        return self._conditional(conditions, asked, sized)
 
     def _which(self, n: int, prompts: int) -> list[int]:
         return [number % prompts for number in range(n)] if prompts else self._spaced(n)
@@ -105,13 +111,9 @@ class Prompter:
         return [np.asarray(row[condition], dtype=np.int64) for row in rows], asked
 
     def _conditional(
-        self, conditions: list[Indices], asked: list[str], seed: int, candidates: int, control: str | None
+        self, conditions: list[Indices], asked: list[str], sized: list[list[tuple[int, float]]]
     ) -> list[Ask]:
         assert self.task.condition is not None
-        if candidates > 1 and control not in (OTHER_LENGTH, ONE_LENGTH):
-            sized = [self.law.likeliest(condition, candidates) for condition in conditions]
-        else:
-            sized = [[(length, 0.0)] for length in self._lengths(conditions, asked, seed, control)]
         asks = []
         for sample, (condition, words, lengths) in enumerate(zip(conditions, asked, sized, strict=True)):
             for length, log_p in lengths:
@@ -121,8 +123,11 @@ class Prompter:
                 asks.append(Ask(sample, words, segments, hidden, log_p))
         return asks
 
-    def _lengths(self, conditions: list[Indices], asked: list[str], seed: int, control: str | None) -> list[int]:
-        u = uniforms(seed, LENGTHS, 0, len(conditions), 2)
+    def _lengths(
+        self, conditions: list[Indices], asked: list[str], seed: int, number: int, control: str | None
+    ) -> list[int]:
+        """A length for each condition, for its candidate `number`."""
+        u = uniforms(seed, LENGTHS, number * len(conditions), len(conditions), 2)
         if control == ONE_LENGTH:
             usual = self._usual()
             return [_nearest(usual, self._size(condition)) for condition in conditions]
