@@ -29,8 +29,8 @@ class Sampler(msgspec.Struct, frozen=True, kw_only=True):
     `guidance` w moves log-probabilities to uncond + w · (cond - uncond) (arXiv 2207.12598), all the time (`ramp`
     constant) or from 1 rising to w (`linear`). The `lengths` likeliest lengths of the target are tried (with 1, a
     length is drawn), `draws` times each, and the candidate is kept that is the likeliest, length and tokens together
-    (after arXiv 1904.09324); with `rescore`, the one that makes the condition likeliest, over so many masks of it (a
-    noisy channel, arXiv 1611.02554).
+    (after arXiv 1904.09324); with `rescore`, by what the model says of the condition given it, and of it alone, over
+    so many masks of each (a noisy channel, arXiv 1611.02554).
     """
 
     kind: str = "ancestral"

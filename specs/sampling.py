@@ -43,8 +43,8 @@ class SamplerSpec(Section):
     `schedule` says. Tokens are drawn at `temperature` among the `top_k` likeliest (0: all) and the fewest that sum to
     `top_p`. `gumbel` is noise on the confidence, falling as `annealing` says; `remask` the share of settled tokens
     masked again at each step; `guidance` the weight of the condition, rising from 1 where `ramp` is linear; `lengths`
-    the number of lengths that are tried, `draws` times each; with `rescore` masks of the condition, the candidate is
-    kept that makes it likeliest.
+    the number of lengths that are tried, `draws` times each; `rescore` the number of masks over which candidates
+    are compared by what the model says of the condition given them.
     """
 
     kind: Literal["ancestral", "confidence", "entropy-bounded"] = OF_TASK

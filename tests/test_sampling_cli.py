@@ -151,6 +151,7 @@ def test_samples_lie_in_the_runs_folder_where_reports_find_them(run: Path) -> No
         (["--task", "infill", "--prompt", "[[5000]]"], "has room for 87; make it shorter"),
         (["--task", "infill", "--modality", "video"], "--modality: the run has no 'video'"),
         (["--task", "text-to-image", "--prompt", ""], "has no tokens; give something to go by"),
+        (["--task", "text-to-speech", "--prompt", "seven " * 60], "the run's 88 tokens; give a shorter one"),
     ],
 )
 def test_mistakes_are_one_clear_line(run: Path, arguments: list[str], told: str) -> None:

@@ -88,8 +88,9 @@ class Studio:
                 made[k] = self._target(asks[k], filled.tokens[row])
             likelihood[batch] += filled.log_p
             advance(len(batch))
+        several = len({ask.sample for ask in asks}) < len(asks)
         # Where the condition is hidden from the network, nothing may tell of it.
-        if sampler.rescore and self.channel is not None and control != CONDITION_MASKED:
+        if sampler.rescore and several and self.channel is not None and control != CONDITION_MASKED:
             likelihood = lengths + self.channel.log_p(asks, made, sampler.rescore, seed, self._batches)
             calls += 2 * sampler.rescore * len(asks)
         seconds = time.perf_counter() - started

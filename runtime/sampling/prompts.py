@@ -21,7 +21,6 @@ from runtime.training.stream import Indices
 from specs.errors import RuleError
 
 CONDITION_MASKED, OTHER_LENGTH, ONE_LENGTH, LOOKUP = "condition-masked", "other-length", "one-length", "lookup"
-CONTROLS = (CONDITION_MASKED, OTHER_LENGTH, ONE_LENGTH, LOOKUP)
 """Controls: the condition hidden from the network; a target of a length that another condition of the same size has;
 one length for all conditions of a size; and training data looked up instead of samples."""
 
@@ -114,6 +113,11 @@ class Prompter:
         self, conditions: list[Indices], asked: list[str], sized: list[list[tuple[int, float]]]
     ) -> list[Ask]:
         assert self.task.condition is not None
+        for condition, words, lengths in zip(conditions, asked, sized, strict=True):
+            if len(condition) + max(length for length, _ in lengths) > self._room():
+                most = self.run.sequence_length
+                what = f"{words[:80]!r} and what is made of it do not fit into the run's {most} tokens"
+                raise RuleError("--prompt", what, "give a shorter one")
         asks = []
         for sample, (condition, words, lengths) in enumerate(zip(conditions, asked, sized, strict=True)):
             for length, log_p in lengths:
