@@ -124,9 +124,11 @@ def standard_error(score: Score) -> float:
 
 
 def varied(settings: Sequence[Setting]) -> list[str]:
-    """The fields of samplers in which `settings` differ."""
-    names = Sampler.__struct_fields__
-    return [name for name in names if len({getattr(setting.sampler, name) for setting in settings}) > 1]
+    """The fields of samplers in which `settings` differ; of one alone, in which it differs from sampling plainly."""
+    samplers = [setting.sampler for setting in settings]
+    if len(samplers) == 1:
+        samplers.append(Sampler())
+    return [name for name in Sampler.__struct_fields__ if len({getattr(one, name) for one in samplers}) > 1]
 
 
 def _front(task: str, points: Sequence[Judged], study: SamplingStudy) -> TaskFront | None:

@@ -8,7 +8,7 @@ from compiler.sampling import Sampler, Score
 from studies.analysis.sampling.front import DIVERSITIES, LEAST_DIVERSITY, Choice, Setting, State, TaskFront, varied
 from studies.analysis.views.words import NONE, Cell, Found, Verdict, number
 
-CHOSEN, BEST, FEWEST = "default", "best quality", "fewest calls"
+CHOSEN, BEST, FEWEST, ONLY = "default", "best quality", "fewest calls", "the only setting"
 REAL = "real held-out data"
 STATES: dict[State, str] = {"front": "front", "dominated": "beaten", "too alike": "too alike"}
 """Where a setting stands, in words."""
@@ -64,6 +64,8 @@ def state_words(found: TaskFront, setting: Setting) -> str:
 
 def roles(found: TaskFront) -> list[tuple[Setting, str]]:
     """The settings that are worth a look, each with what it is: the one chosen, the best, the one of fewest calls."""
+    if len(found.settings) == 1:
+        return [(found.settings[0], ONLY)]
     named: dict[Sampler, tuple[Setting, list[str]]] = {}
     for setting, role in ((found.choice.setting, CHOSEN), (found.choice.best, BEST), (found.front[0], FEWEST)):
         named.setdefault(setting.sampler, (setting, []))[1].append(role)
