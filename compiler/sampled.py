@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias, get_args
 import msgspec
 from pydantic import ValidationError
 
+from compiler.compile import MAX_PROBLEMS
 from compiler.difference import load_plan
 from compiler.expand import LIMIT, Dimension, Filter, Point, dimensions, factors_of, filters_of, points
 from compiler.names import Namer
@@ -35,9 +36,6 @@ from specs.sampling import (
     spoken,
 )
 from specs.suggest import suggestion
-
-MAX_PROBLEMS = 20
-"""Distinct problems after which the remaining points are not looked at."""
 
 INFILL = "infill"
 

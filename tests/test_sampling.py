@@ -284,7 +284,7 @@ def test_a_channel_scores_the_condition_given_the_target_and_the_target_alone(ti
         for one in made
     ]
     channel = Channel(tiny.network, tiny.painter, 0, 1)
-    found = channel.log_p(asks, made, 1, 0, lambda some: [[k] for k in range(len(some))])
+    found = channel.log_p(asks, made, 1, 0)
     for one, log_p in zip(made, found, strict=True):
         alone = all_at_once(tiny, [condition, one], 1, {0, 1})
         assert log_p == pytest.approx(all_at_once(tiny, [condition, one], 0, {0}) + alone, rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from compiler.sampling import Score
-from runtime.data import Decoded
+from runtime.data import DataError, Decoded
 
 Z = 1.6448536269514722
 """Standard normal deviate of a two-sided interval of 90 %."""
@@ -24,6 +25,14 @@ class Sample:
     asked: str
     made: Decoded
     tokens: NDArray[Any]
+
+
+def need(package: str, judged: str, project: str = "") -> None:
+    """Raises DataError where `package`, of the project of that name, is not installed, which judging so needs."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise DataError(f"judging {judged} needs {project or package}; pip install 'triptych[judges]'") from error
 
 
 def rate(name: str, right: Sequence[bool], real: float | None = None, better: str = "higher") -> Score:

@@ -9,7 +9,7 @@ from compiler.manifest import VocabularyManifest
 from compiler.sampling import Score
 from runtime.data import DataError, Decoded, Source, Text, decode
 from runtime.data.store import SplitName
-from runtime.judges.base import Sample, rate
+from runtime.judges.base import Sample, need, rate
 
 
 def vocabulary(source: Source, segment: int) -> VocabularyManifest:
@@ -33,14 +33,6 @@ def words(made: Decoded) -> list[str]:
     return made.text.split()
 
 
-def need_nltk() -> None:
-    """Raises DataError where nltk is not installed."""
-    try:
-        import nltk  # noqa: F401
-    except ImportError as error:
-        raise DataError("judging words needs nltk; pip install 'triptych[judges]'") from error
-
-
 def judge_captions(samples: Sequence[Sample], source: Source) -> tuple[Score, ...]:
     """Written captions against the true ones that were asked for; spaces do not count.
 
@@ -61,7 +53,7 @@ def judge_captions(samples: Sequence[Sample], source: Source) -> tuple[Score, ..
 
 
 def _word_error(pairs: Sequence[tuple[list[str], list[str]]]) -> Score:
-    need_nltk()
+    need("nltk", "words")
     from nltk.metrics.distance import edit_distance
 
     wrong = sum(edit_distance(made, asked) for asked, made in pairs)

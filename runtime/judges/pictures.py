@@ -19,7 +19,7 @@ from compiler.sampling import Score
 from runtime.data import DataError, Decoded, Picture, Source, decode
 from runtime.data.embedded import image, words
 from runtime.data.store import SplitName
-from runtime.judges.base import Sample, rate
+from runtime.judges.base import Sample, need, rate
 from runtime.judges.captions import captions, vocabulary
 from runtime.judges.frechet import frechet
 
@@ -99,7 +99,7 @@ def _real(source: Source, split: SplitName) -> _Pictures:
 def read(pictures: Sequence[Picture]) -> list[list[int]]:
     """The digits of each picture from left to right, one for each SIDE pixels of its width; what is left over is not
     read. Raises DataError where scikit-learn is not installed."""
-    _need_sklearn()
+    need("sklearn", "pictures", "scikit-learn")
     crops = _crops(pictures)
     found = _reader().predict(crops / 255) if len(crops) else np.empty(0, np.int64)
     ends = np.cumsum([picture.pixels.shape[1] // image.SIDE for picture in pictures])
@@ -124,7 +124,7 @@ def judge_pictures(samples: Sequence[Sample], source: Source) -> tuple[Score, ..
 
     Raises DataError where a caption is no string of digits, a sample is no picture, or scikit-learn is not installed.
     """
-    _need_sklearn()
+    need("sklearn", "pictures", "scikit-learn")
     made = _Pictures(
         pictures=[_picture(sample.made) for sample in samples],
         asked=[_asked(sample.asked) for sample in samples],
@@ -220,13 +220,6 @@ def _feature_space(source: Source) -> tuple[Callable[[NDArray[Any]], NDArray[Any
     pixels = _real(source, "train").digits / 255
     fitted = Nystroem(gamma=GAMMA, n_components=FEATURES, random_state=0).fit(pixels)
     return fitted.transform, fitted.transform(pixels)
-
-
-def _need_sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise DataError("judging pictures needs scikit-learn; pip install 'triptych[judges]'") from error
 
 
 def _crops(pictures: Sequence[Picture]) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ from runtime.data import DataError, Decoded, Sound, Source, decode, load
 from runtime.data.embedded.words import WORDS
 from runtime.data.store import SplitName
 from runtime.judges import speech_adaptation
-from runtime.judges.base import Sample, rate
+from runtime.judges.base import Sample, need, rate
 from runtime.judges.captions import captions, vocabulary
 
 RATE = 16_000
@@ -151,10 +151,9 @@ def sound(made: Decoded) -> Sound:
 @cache
 def _shipped() -> Path:
     """The generic English model's folder."""
-    try:
-        import pocketsphinx
-    except ImportError as error:
-        raise DataError("judging speech needs pocketsphinx; pip install 'triptych[judges]'") from error
+    need("pocketsphinx", "speech")
+    import pocketsphinx
+
     return Path(pocketsphinx.get_model_path("en-us/en-us"))
 
 

@@ -17,9 +17,9 @@ from scipy.fft import dct
 from scipy.signal import stft
 
 from compiler.sampling import Score
-from runtime.data import DataError, Sound, Source
+from runtime.data import Sound, Source
 from runtime.data.store import SplitName
-from runtime.judges.base import Sample, rate
+from runtime.judges.base import Sample, need, rate
 from runtime.judges.captions import captions
 from runtime.judges.frechet import frechet
 from runtime.judges.speech import sound, spoken, spread
@@ -116,7 +116,7 @@ def _real(source: Source, split: SplitName) -> _Speech:
 @cache
 def _classifiers(source: Source, n: int) -> list[Any]:
     """For strings of `n` words, a classifier of the word at each place; none where training has fewer than two."""
-    _need_sklearn()
+    need("sklearn", "speech", "scikit-learn")
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
@@ -232,18 +232,11 @@ def _codes(source: Source) -> frozenset[bytes]:
 @cache
 def _projection(source: Source) -> Any:
     """From cepstra to the feature space: (n, FRAMES · _CEPSTRA) to (n, FEATURES)."""
-    _need_sklearn()
+    need("sklearn", "speech", "scikit-learn")
     from sklearn.decomposition import PCA
 
     train = _real(source, "train").cepstra
     return PCA(min(FEATURES, *train.shape), svd_solver="full").fit(train).transform
-
-
-def _need_sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise DataError("judging speech needs scikit-learn; pip install 'triptych[judges]'") from error
 
 
 def _key(codes: Array) -> bytes:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from compiler.sampling import Score
 from runtime.data import Source, decode
-from runtime.judges.base import Sample, Z
-from runtime.judges.captions import captions, need_nltk, vocabulary, words
+from runtime.judges.base import Sample, Z, need
+from runtime.judges.captions import captions, vocabulary, words
 
 if TYPE_CHECKING:
     from nltk.lm import WittenBellInterpolated
@@ -47,7 +47,7 @@ def judge_texts(samples: Sequence[Sample], source: Source) -> tuple[Score, ...]:
 
     Raises DataError where a sample is no text or nltk is not installed.
     """
-    need_nltk()
+    need("nltk", "words")
     real = _real(source, tuple(len(sample.tokens) for sample in samples))
     return _scores(
         [sample.tokens for sample in samples],

@@ -60,6 +60,10 @@ class Canvas:
             ranges=self.ranges,
         )
 
+    def hide_condition(self, mask: int) -> None:
+        """Put `mask` in the condition's place."""
+        self.tokens[self.condition] = mask
+
     def lengths(self) -> Indices:
         """How many positions of each sequence are no padding (B,)."""
         return np.asarray((self.document != PADDING).sum(axis=1))

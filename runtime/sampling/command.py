@@ -15,7 +15,7 @@ from rich.table import Table
 from compiler.files import write_atomically
 from compiler.sampled import sampler_of
 from compiler.sampling import Sampler, Score
-from runtime.judges import judge
+from runtime.data import Text
 from runtime.sampling.files import write
 from runtime.sampling.generate import Studio
 from runtime.sampling.trained import load_trained
@@ -61,8 +61,6 @@ def sample(folder: Path, wanted: Wanted, console: Console) -> Sampled:
 
     Raises SpecError, RuleError or DataError for what does not fit.
     """
-    from runtime.data import Text
-
     sampler = sampler_of(wanted.task, wanted.settings)
     with console.status("loading the run"):
         trained = load_trained(folder)
@@ -78,8 +76,7 @@ def sample(folder: Path, wanted: Wanted, console: Console) -> Sampled:
     scores: tuple[Score, ...] = ()
     if wanted.judged:
         with console.status("judging"):
-            target = studio.prompter.vocabularies[studio.task.target].name
-            scores = judge(target, studio.task.condition is not None, made.samples, studio.source)
+            scores = studio.judge(made.samples)
     sampled = Sampled(
         run=trained.run.name,
         id=trained.run.id,

@@ -10,26 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.sampled import INFILL, tasks_of
-from compiler.sampling import Sampler
+from compiler.sampling import Sampler, Score
 from runtime.data import decode, load
-from runtime.judges.base import Sample
+from runtime.judges import Sample, judge
 from runtime.judges.lookup import lookup
 from runtime.sampling.canvas import Painter, place
 from runtime.sampling.fill import Filled, fill
 from runtime.sampling.network import Network
-from runtime.sampling.prompts import CONDITION_MASKED, LOOKUP, Ask, Prompter, Task
+from runtime.sampling.prompts import CONDITION_MASKED, LOOKUP, Ask, Prompter, Task, batches
 from runtime.sampling.rescore import Channel
 from runtime.sampling.trained import Trained
-from runtime.training.platform import ON_CPU
 from runtime.training.stream import Indices
 from specs.errors import RuleError
 from specs.sampling import JOINED, TO
 from specs.suggest import suggestion
-
-POSITIONS = 2_048 if ON_CPU else 131_072
-"""Positions of a batch: on a CPU more make it no faster."""
-LIKE = 0.85
-"""The least share of the longest canvas of a batch that another in it has."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class Studio:
         lengths = np.array([ask.log_p for ask in asks])
         likelihood = lengths.copy()
         calls = 0
-        for batch in self._batches(asks):
+        for batch in batches(asks):
             filled = self._filled([asks[k] for k in batch], batch, sampler, seed, control)
             calls += int(filled.calls.sum())
             for row, k in enumerate(batch):
@@ -91,13 +85,18 @@ class Studio:
         several = len({ask.sample for ask in asks}) < len(asks)
         # Where the condition is hidden from the network, nothing may tell of it.
         if sampler.rescore and several and self.channel is not None and control != CONDITION_MASKED:
-            likelihood = lengths + self.channel.log_p(asks, made, sampler.rescore, seed, self._batches)
+            likelihood = lengths + self.channel.log_p(asks, made, sampler.rescore, seed)
             calls += 2 * sampler.rescore * len(asks)
         seconds = time.perf_counter() - started
         kept = _likeliest(asks, likelihood)
         tokens = sum(int(part.sum()) for ask in asks for part in ask.hidden)
         samples = [self._sample(asks[k], made[k]) for k in kept]
         return Made(samples, calls / len(kept), tokens, seconds)
+
+    def judge(self, samples: Sequence[Sample]) -> tuple[Score, ...]:
+        """What the target's judges say of samples, the score that decides first. Raises DataError as `judges.judge`."""
+        target = self.prompter.vocabularies[self.task.target].name
+        return judge(target, self.task.condition is not None, samples, self.source)
 
     def _channel(self) -> Channel | None:
         """What scores candidates, by the modality that has learned the condition given the target."""
@@ -109,22 +108,11 @@ class Studio:
         painter = Painter(self.run, modality, self.source.manifest)
         return Channel(self.network, painter, task.condition, task.target)
 
-    def _batches(self, asks: list[Ask]) -> list[list[int]]:
-        """Canvases of like lengths together, the longest first: padding costs as much as tokens."""
-        lengths = [sum(map(len, ask.segments)) for ask in asks]
-        batches: list[list[int]] = []
-        for k in sorted(range(len(asks)), key=lambda k: -lengths[k]):
-            longest = lengths[batches[-1][0]] if batches else 0
-            if lengths[k] < LIKE * longest or not batches or (len(batches[-1]) + 1) * longest > POSITIONS:
-                batches.append([])
-            batches[-1].append(k)
-        return batches
-
     def _filled(self, asks: list[Ask], which: list[int], sampler: Sampler, seed: int, control: str | None) -> Filled:
         canvas = self.painter.paint([ask.segments for ask in asks], [ask.hidden for ask in asks], self.task.target)
         if control == CONDITION_MASKED:
-            canvas.tokens[canvas.condition] = self.network.mask
-            canvas.condition[:] = False
+            canvas.hide_condition(self.network.mask)
+            canvas.condition[:] = False  # there is none to guide by
         noise = self.run.modalities[self.task.modality].noise
         own = noise.segments.get(self.run.modalities[self.task.modality].segments[self.task.target], noise)
         return self.fill(self.network, canvas, sampler, own, seed, np.array(which, dtype=np.int64))

@@ -8,6 +8,7 @@ Dimensions in names: B sequences, L positions, S positions that are asked for, D
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -58,15 +59,10 @@ class Network:
         weights = torch.from_numpy(guidance[rows]).to(h_SD)
         # Where each place stands among those of guided sequences.
         among = torch.from_numpy(np.cumsum(guidance[rows] != 1) - 1).to(self.device)
-        groups = canvas.group.ravel()[places]
         uniforms = torch.from_numpy(u.ravel()[places]).to(self.device)
         answer = Answer(np.empty(len(places), np.int64), np.empty(len(places)), np.empty(len(places)))
-        for number, (first, last) in enumerate(canvas.ranges):
-            chosen = np.flatnonzero(groups == number)
-            if not len(chosen):
-                continue
+        for chosen, first, weight_VD in self._by_range(canvas, places):
             own = torch.from_numpy(chosen).to(self.device)
-            weight_VD = self.model.lm_head.weight[first:last]
             logits_SV = (h_SD[own] @ weight_VD.T).float()
             if len(guided):
                 w, which = weights[own][:, None].float(), weights[own] != 1
@@ -84,16 +80,23 @@ class Network:
         summed over them: each given what is not open, and over the tokens that its position may hold."""
         places = np.flatnonzero(canvas.open)
         h_SD, _ = self._hidden(canvas, canvas.tokens, canvas.open, places, np.empty(0, dtype=np.int64))
-        groups, true, log_p = canvas.group.ravel()[places], truth.ravel()[places], np.zeros(len(places))
-        for number, (first, last) in enumerate(canvas.ranges):
-            chosen = np.flatnonzero(groups == number)
-            own = torch.from_numpy(chosen).to(self.device)
-            logits_SV = (h_SD[own] @ self.model.lm_head.weight[first:last].T).float()
+        true, log_p = truth.ravel()[places], np.zeros(len(places))
+        for chosen, first, weight_VD in self._by_range(canvas, places):
+            logits_SV = (h_SD[torch.from_numpy(chosen).to(self.device)] @ weight_VD.T).float()
             tokens = torch.from_numpy(true[chosen] - first).to(self.device)
             scored = torch.log_softmax(logits_SV, dim=-1).gather(-1, tokens[:, None]).squeeze(-1)
             log_p[chosen] = scored.double().cpu().numpy()
         summed = np.bincount(places // truth.shape[1], weights=log_p, minlength=len(canvas))
         return summed.astype(np.float64)
+
+    def _by_range(self, canvas: Canvas, places: Indices) -> Iterator[tuple[Indices, int, torch.Tensor]]:
+        """For each range of tokens that some of the flat `places` may hold: which of them these are, its first token,
+        and the rows (V, D) of the head's weight for it."""
+        groups = canvas.group.ravel()[places]
+        for number, (first, last) in enumerate(canvas.ranges):
+            chosen = np.flatnonzero(groups == number)
+            if len(chosen):
+                yield chosen, first, self.model.lm_head.weight[first:last]
 
     def _hidden(
         self, canvas: Canvas, tokens: Indices, asked: Bools, places: Indices, guided: Indices

@@ -17,12 +17,18 @@ from runtime.data.encoding import encode
 from runtime.sampling.canvas import Bools
 from runtime.sampling.lengths import Lengths
 from runtime.training.draws import LENGTHS, uniforms
+from runtime.training.platform import ON_CPU
 from runtime.training.stream import Indices
 from specs.errors import RuleError
 
 CONDITION_MASKED, OTHER_LENGTH, ONE_LENGTH, LOOKUP = "condition-masked", "other-length", "one-length", "lookup"
 """Controls: the condition hidden from the network; a target of a length that another condition of the same size has;
 one length for all conditions of a size; and training data looked up instead of samples."""
+
+POSITIONS = 2_048 if ON_CPU else 131_072
+"""Positions of a batch: on a CPU more make it no faster."""
+LIKE = 0.85
+"""The least share of the longest canvas of a batch that another in it has."""
 
 _HOLE = re.compile(r"\[\[(\d{1,6})\]\]")
 _READ = 2_000
@@ -39,6 +45,19 @@ class Ask(NamedTuple):
     segments: list[Indices]
     hidden: list[Bools]
     log_p: float = 0.0
+
+
+def batches(asks: Sequence[Ask]) -> list[list[int]]:
+    """Which of `asks` are worked on together: those of like lengths, the longest first, since padding costs as much as
+    tokens."""
+    lengths = [sum(map(len, ask.segments)) for ask in asks]
+    made: list[list[int]] = []
+    for k in sorted(range(len(asks)), key=lambda k: -lengths[k]):
+        longest = lengths[made[-1][0]] if made else 0
+        if lengths[k] < LIKE * longest or not made or (len(made[-1]) + 1) * longest > POSITIONS:
+            made.append([])
+        made[-1].append(k)
+    return made
 
 
 @dataclass(frozen=True)

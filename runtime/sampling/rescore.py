@@ -6,14 +6,14 @@ of the condition given the target, and of the target by itself, tells candidates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.sampling.canvas import Bools, Painter
+from runtime.sampling.canvas import Bools, Canvas, Painter
 from runtime.sampling.network import Network
-from runtime.sampling.prompts import Ask
+from runtime.sampling.prompts import Ask, batches
 from runtime.training.stream import Indices
 
 
@@ -30,7 +30,6 @@ class Channel:
         made: Sequence[Indices],
         times: int,
         seed: int,
-        batches: Callable[[list[Ask]], list[list[int]]],
     ) -> npt.NDArray[np.float64]:
         """For each candidate `made` (ids of the target's own vocabulary) a bound on log p(condition | target) +
         log p(target), in nats (candidates,).
@@ -42,22 +41,25 @@ class Channel:
         total = np.zeros(len(asks))
         for batch in batches(asks):
             some = [asks[k] for k in batch]
+            truth = self._painted(some, [_nothing(ask) for ask in some], self.target).tokens
             for turn in range(times):
                 share = 1 - turn / times
                 for segment in (self.condition, self.target):
-                    total[batch] += self._score(some, segment, share, [seed, turn]) / share
+                    total[batch] += self._score(some, truth, segment, share, [seed, turn]) / share
         return total / times
 
-    def _score(self, asks: Sequence[Ask], scored: int, share: float, seed: Sequence[int]) -> npt.NDArray[np.float64]:
+    def _score(
+        self, asks: Sequence[Ask], truth: Indices, scored: int, share: float, seed: Sequence[int]
+    ) -> npt.NDArray[np.float64]:
         """Log p (candidates,) of what is masked of segment `scored`: of the condition given the target, or of the
-        target without the condition."""
-        segments = [ask.segments for ask in asks]
-        hidden = [self._hidden(ask, scored, share, seed) for ask in asks]
-        canvas = self.painter.paint(segments, hidden, scored)
-        truth = self.painter.paint(segments, [_nothing(ask) for ask in asks], scored).tokens
+        target without the condition. `truth` are the tokens without masks."""
+        canvas = self._painted(asks, [self._hidden(ask, scored, share, seed) for ask in asks], scored)
         if scored == self.target:
-            canvas.tokens[canvas.condition] = self.network.mask
+            canvas.hide_condition(self.network.mask)
         return self.network.score(canvas, truth)
+
+    def _painted(self, asks: Sequence[Ask], hidden: Sequence[Sequence[Bools]], target: int) -> Canvas:
+        return self.painter.paint([ask.segments for ask in asks], hidden, target)
 
     def _filled(self, ask: Ask, tokens: Indices) -> list[Indices]:
         return [tokens if number == self.target else part for number, part in enumerate(ask.segments)]

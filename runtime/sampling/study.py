@@ -23,7 +23,6 @@ from rich.progress import (
 from compiler.files import decode, write_atomically
 from compiler.records import study_folder
 from compiler.sampling import JUDGED, PLAN, POINTS, Judged, SamplingPlan, SamplingPoint
-from runtime.judges import judge
 from runtime.sampling.files import write
 from runtime.sampling.generate import Made, Studio
 from runtime.sampling.trained import Trained, load_trained
@@ -84,8 +83,6 @@ def _found(folder: Path, point: SamplingPoint) -> Judged:
 def run_point(point: SamplingPoint, home: Path, folder: Path, note: Callable[[str], None]) -> Judged:
     """Draw and judge one point of a run in folder `home`, and write it into the study's `folder`."""
     studio = _studio(home, point.task)
-    target = studio.prompter.vocabularies[studio.task.target].name
-    given = studio.task.condition is not None
 
     def drawn(control: str | None) -> Made:
         asks = studio.asks(point.n, point.sampler, seed=point.seed, control=control)
@@ -93,11 +90,11 @@ def run_point(point: SamplingPoint, home: Path, folder: Path, note: Callable[[st
 
     made = drawn(None)
     note("judging")
-    scores = judge(target, given, made.samples, studio.source)
+    scores = studio.judge(made.samples)
     controls = {}
     for control in point.controls:
         note(f"control: {control}")
-        controls[control] = judge(target, given, drawn(control).samples, studio.source)
+        controls[control] = studio.judge(drawn(control).samples)
     home = folder / POINTS / point.id
     shutil.rmtree(home, ignore_errors=True)
     examples = write(made.samples[:SHOWN], home, point.task, most_sounds=HEARD)

@@ -54,7 +54,7 @@ def load_trained(folder: Path) -> Trained:
         raise _problem(folder, "checkpoint", found, "let the run train until it has saved one")
     model = cast(MaskedDiffusionModel, model_config(run).build())
     model.to_empty(device="cpu")
-    model.init_states(buffer_device=torch.device("cpu"))
+    model.init_buffers(torch.device("cpu"))  # initial values would be overwritten
     state = model.state_dict()
     reader = PlainReader(_checkpoint(folder, step))
     with warnings.catch_warnings():

@@ -95,13 +95,17 @@ class MaskedDiffusionModel(Decoder):
     def init_states(self, *, buffer_device: torch.device | None = None) -> None:
         """Fill parameters from the layout table, the same whatever the sharding: each is drawn whole, from a generator
         seeded by (seed, name), and then cut."""
-        for module in self.modules():
-            if module is not self and isinstance(module, Module):
-                module._init_self_buffers(buffer_device=buffer_device)
+        self.init_buffers(buffer_device)
         parameters = dict(self.named_parameters())
         for row in self.layout:
             fill(parameters[row.name], row, self.config.run.seed)
         self.owners = [module for module in self.modules() if module._parameters]
+
+    def init_buffers(self, device: torch.device | None = None) -> None:
+        """Fill what no checkpoint holds, such as rotary tables."""
+        for module in self.modules():
+            if module is not self and isinstance(module, Module):
+                module._init_self_buffers(buffer_device=device)
 
     def forward(
         self,

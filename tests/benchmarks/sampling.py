@@ -18,7 +18,6 @@ import torch
 from compiler.plan import Noise
 from compiler.sampled import sampler_of
 from compiler.sampling import Sampler
-from runtime.judges import judge
 from runtime.sampling.canvas import NO_GROUP, Canvas
 from runtime.sampling.fill import Filled
 from runtime.sampling.generate import Made, Studio
@@ -116,10 +115,9 @@ def main() -> None:
             f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})",
             flush=True,
         )
-        target = studio.prompter.vocabularies[studio.task.target].name
         for name in fills if given.judge else ():
             samples = [sample for one in made[name] for sample in one.samples]
-            score = judge(target, studio.task.condition is not None, samples, studio.source)[0]
+            score = studio.judge(samples)[0]
             print(f"  {name}: {score.name} {score.value:.3f} ({score.low:.3f} to {score.high:.3f}) of {score.n}")
 
 
