@@ -82,6 +82,11 @@ def plan(
 ) -> None:
     """Compile a study and show its runs; run nothing."""
     if _samples(study):
+        with mistakes(as_json):
+            given = any((sort, group, gantt, verify, as_csv))
+            _refuse(
+                given, "plan", "a sampling study is only listed", "give no --sort, --group, --gantt, --verify, --csv"
+            )
         _plan_sampling(study, overrides, out, limit, as_json)
         return
     result = compiled(study, overrides, as_json, limit).plan
@@ -260,6 +265,8 @@ def run(
     """Train all runs of a study on this machine, or draw the points of a sampling study. Run again, it continues where
     it was."""
     if _samples(study):
+        with mistakes(as_json):
+            _refuse(workers is not None, "--workers", "a sampling study draws in one process", "leave it out")
         _run_sampling(study, overrides, out, limit, as_json)
         return
     result = compiled(study, overrides, as_json, limit)
@@ -456,11 +463,19 @@ def _samples(study: Path) -> bool:
     return is_sampling_study(study)
 
 
-def _sampled(folder: Path) -> Path | None:
-    """`folder` where it is a sampling study's."""
+def _sampled(folder: Path) -> bool:
+    """Whether `folder` is a sampling study's."""
     from compiler.sampling import PLAN
 
-    return folder if (folder / PLAN).is_file() else None
+    return (folder / PLAN).is_file()
+
+
+def _refuse(given: bool, path: str, what: str, todo: str) -> None:
+    """Raise RuleError where something is `given` that a study of this kind does not take."""
+    from specs.errors import RuleError
+
+    if given:
+        raise RuleError(path, what, todo)
 
 
 def _plan_sampling(study: Path, overrides: list[str] | None, out: Path, limit: int | None, as_json: bool) -> None:
@@ -537,16 +552,18 @@ def fit(
 ) -> None:
     """Fit the Chinchilla law L(N, D) = E + A/N^alpha + B/D^beta; and what else a study asks, such as its best mix, or
     the best sampler."""
-    if (folder := _sampled(sources[0])) is not None:
+    if any(map(_sampled, sources)):
         from studies.analysis.sampling.cli import run_sampling_fit
 
         with mistakes(as_json):
-            raise typer.Exit(run_sampling_fit(folder, as_json, write))
+            _refuse(len(sources) > 1, "DIR", "a sampling study is fitted by itself", "give that folder alone")
+            raise typer.Exit(run_sampling_fit(sources[0], as_json, write))
     from studies.analysis.cli import run_fit
     from studies.analysis.tables import Columns
 
     with mistakes(as_json):
         columns = Columns(n, d, loss, modality, flops)
+        _refuse(write is not None, "--write", "only a sampling study finds defaults", "leave it out")
         code = run_fit(sources, columns, _how(params, bootstrap, by, value), approaches, as_json)
     raise typer.Exit(code)
 
@@ -563,10 +580,11 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html and results.parquet into a study's folder, or show it while the study runs."""
-    if _sampled(folder) is not None:
+    if _sampled(folder):
         from studies.analysis.sampling.cli import run_sampling_report
 
         with mistakes(as_json):
+            _refuse(watch, "--watch", "a sampling study has no live page", "leave it out, and report again later")
             raise typer.Exit(run_sampling_report(folder, as_json))
     from studies.analysis.cli import run_report, run_serve
 

@@ -217,6 +217,15 @@ def test_a_sampling_study_is_planned_run_once_judged_and_reported(out: Path) -> 
     assert set(json.loads(printed)["defaults"]) == {"text-to-image", "image-to-text"}
     code, printed, _ = triptych("report", out / "sweep")
     assert code == 0
+    for arguments, told in (
+        (("fit", out / "small", out / "sweep"), "a sampling study is fitted by itself; give that folder alone"),
+        (("fit", out / "small", "--write", out / "x.yaml"), "--write: only a sampling study finds defaults"),
+        (("report", out / "sweep", "--watch"), "--watch: a sampling study has no live page"),
+        (("plan", sweep, "--out", out, "--csv"), "a sampling study is only listed; give no --sort"),
+        (("run", sweep, "--out", out, "--workers", 2), "--workers: a sampling study draws in one process"),
+    ):
+        code, _, error = triptych(*arguments)
+        assert (code, told in error, len(error.strip().splitlines())) == (2, True, 1)
     assert (out / "sweep" / "report.html").stat().st_size > 100_000
 
 
